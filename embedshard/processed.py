@@ -1,0 +1,229 @@
+"""Triples on disk: `<split>/<key>.npy`, `.txt`, `.json`. May import `sample` and `store`.
+
+Layout of the "Processed dataset" of clip-video-encode's dataset README: a folder `train/ val/ test/` with, for
+every key, an array (frame_count, embed_dim), a caption and metadata. A triple is whole once its npy is there.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedshard.errors import InputError
+from embedshard.sample import SPLITS
+from embedshard.store import is_temporary, write_bytes, write_json
+
+__all__ = [
+    "PARTS",
+    "DatasetInfo",
+    "Entry",
+    "Failure",
+    "NpyHeader",
+    "entries",
+    "failure_line",
+    "read_failures",
+    "read_info",
+    "read_npy_header",
+    "require_processed",
+    "write_failures",
+    "write_info",
+    "write_triple",
+]
+
+PARTS = ("json", "npy", "txt")
+INFO, FAILED = "dataset.json", "failed.jsonl"
+_RUN = 200_000
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """`dataset.json` of a processed dataset: the encoder setting of its arrays, and the raw dataset."""
+
+    encoder: Mapping[str, Any]
+    source: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A line of `failed.jsonl`: why a sample has no triple."""
+
+    key: str
+    split: str
+    media: str
+    stage: str
+    reason: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The files of one key of a split: which of `json`, `npy`, `txt` (or `cap`) are there."""
+
+    key: str
+    parts: tuple[str, ...]
+
+    @property
+    def caption_part(self) -> str | None:
+        """`txt`, else `cap` as the first CLIP-Kinetics700 shards name it, else None."""
+        return next((part for part in ("txt", "cap") if part in self.parts), None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether array and caption are there; clip-video-encode wrote no json for samples without metadata."""
+        return "npy" in self.parts and self.caption_part is not None
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What the head of an npy file says: shape, dtype, and the size in bytes that the whole file must have."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    file_size: int
+
+
+def write_triple(folder: Path, key: str, array: npt.NDArray[Any], caption: str, meta: Mapping[str, Any]) -> None:
+    """Write a triple into a split's folder, the npy last.
+
+    Args:
+        folder: `<processed>/<split>`.
+        key: The sample's key.
+        array: (frame_count, embed_dim), float16 or float32.
+        caption: Any text; stored as UTF-8 as it is.
+        meta: Must survive JSON.
+    """
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    write_bytes(folder / f"{key}.json", json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
+    write_bytes(folder / f"{key}.txt", caption.encode())
+    write_bytes(folder / f"{key}.npy", buffer.getvalue())
+
+
+def entries(folder: Path, order: Callable[[str], str] = str) -> Iterator[Entry]:
+    """Yield what a split's folder holds, key by key, in flat memory however many files there are.
+
+    Files that are no part of a triple, and half-written ones, are passed over; `check` reports them.
+
+    Args:
+        folder: `<processed>/<split>`; one that does not exist holds nothing.
+        order: Gives the text that keys are sorted by; it must differ for different keys.
+
+    Yields:
+        One `Entry` a key, sorted by `order(key)`.
+    """
+    if not folder.is_dir():
+        return
+    for (_, key), names in groupby(_sorted_names(folder, order), key=lambda row: row[:2]):
+        yield Entry(key, tuple(part for _, _, part in names))
+
+
+def read_npy_header(head: bytes) -> NpyHeader:
+    """Parse the head of an npy file (numpy.lib.format, versions 1 to 3).
+
+    Args:
+        head: The file, or at least its first 4096 bytes.
+
+    Raises:
+        ValueError: It is no npy file, or one of Python objects.
+    """
+    file = io.BytesIO(head)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects")
+    return NpyHeader(shape, dtype, file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+
+
+def require_processed(folder: Path) -> None:
+    """Check that `folder` is a processed dataset.
+
+    Raises:
+        InputError: It has none of the folders train, val, test.
+    """
+    if not any((folder / split).is_dir() for split in SPLITS):
+        found = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing" if folder.is_dir() else "no such folder"
+        raise InputError(
+            f"expected a processed dataset with train/, val/ or test/ in {folder}, found {found}\n"
+            f"Make one with: embedshard encode samples.parquet {folder} --model ... --pretrained ..."
+        )
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write `dataset.json`."""
+    write_json(folder / INFO, {"encoder": info.encoder, "source": info.source})
+
+
+def read_info(folder: Path) -> DatasetInfo | None:
+    """Read `dataset.json`; None where a folder has none, as those of other tools."""
+    try:
+        value = json.loads((folder / INFO).read_bytes())
+        return DatasetInfo(value["encoder"], value["source"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / INFO} is damaged ({error}); restore it, or encode into a new folder") from error
+
+
+def read_failures(folder: Path) -> dict[str, Failure]:
+    """Read `failed.jsonl`, the last line of a key counting; a line cut off by a crash is passed over."""
+    failures: dict[str, Failure] = {}
+    if (folder / FAILED).is_file():
+        for line in (folder / FAILED).read_bytes().splitlines():
+            try:
+                failure = Failure(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            failures[failure.key] = failure
+    return failures
+
+
+def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
+    """Write `failed.jsonl` anew, sorted by key."""
+    lines = [failure_line(failure) for failure in sorted(failures, key=lambda failure: failure.key)]
+    write_bytes(folder / FAILED, b"".join(lines), sync=True)
+
+
+def failure_line(failure: Failure) -> bytes:
+    """Give the line of `failed.jsonl` for a failure, with its line break."""
+    return json.dumps(vars(failure), ensure_ascii=False).encode() + b"\n"
+
+
+def _sorted_names(folder: Path, order: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
+    """Yield (order, key, part) sorted: runs of names are sorted in memory, spilled and merged."""
+    with tempfile.TemporaryDirectory(prefix="embedshard-") as spill:
+        runs: list[Iterable[tuple[str, str, str]]] = []
+        run: list[tuple[str, str, str]] = []
+        with os.scandir(folder) as files:
+            for name in (file.name for file in files):
+                key, _, part = name.rpartition(".")
+                if key and part in ("json", "npy", "txt", "cap") and not is_temporary(name):
+                    run.append((order(key), key, part))
+                if len(run) == _RUN:
+                    runs.append(_spilled(sorted(run), Path(spill) / str(len(runs))))
+                    run = []
+        yield from heapq.merge(*runs, sorted(run))
+
+
+def _spilled(run: list[tuple[str, str, str]], path: Path) -> Iterator[tuple[str, str, str]]:
+    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(json.dumps(row) + "\n" for row in run)
+
+    def rows() -> Iterator[tuple[str, str, str]]:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                order, key, part = json.loads(line)
+                yield order, key, part
+
+    return rows()

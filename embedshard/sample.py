@@ -1,0 +1,168 @@
+"""The sample: its key, split, media, caption and metadata. Imports nothing of ours but `errors`.
+
+A source yields `Sample` for every row that can be used and `LeftOut` for every row that cannot, so that the
+counts always add up to the rows of the raw dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from embedshard.errors import InputError
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "SPLITS",
+    "VIDEO_EXTENSIONS",
+    "Kind",
+    "LeftOut",
+    "Media",
+    "Sample",
+    "archive_member",
+    "make_key",
+    "media_kind",
+    "open_address",
+    "split_name",
+]
+
+SPLITS = ("train", "val", "test")
+VIDEO_EXTENSIONS = frozenset(
+    ".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split(),
+)
+IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .jpe .jfif".split())
+
+Kind = Literal["video", "image", "frames"]
+
+_SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_KEY_BYTES = 80
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_UNSAFE_BYTE = re.compile(rb"[^A-Za-z0-9_]")
+_ESCAPED, _HASHED = "x--", "h--"
+_MEMBER_ADDRESS = re.compile(r"(?P<archive>.+)#(?P<member>[^#]*):(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One video, picture, GIF or folder of frames, with an optional window.
+
+    Attributes:
+        id: The dataset's own id of the media; splits by ratio hash it, so all windows of a video share it.
+        path: Path (relative to the raw root, or absolute), or the address that `archive_member` makes.
+        kind: How it is decoded.
+        start: Start of the window in seconds, None for the beginning.
+        end: End of the window in seconds (not included), None for the end of the media.
+    """
+
+    id: str
+    path: str
+    kind: Kind
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of the manifest. `split` is "" where the raw dataset has none; `meta` must survive JSON."""
+
+    key: str
+    split: str
+    media: Media
+    caption: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A raw row that gives no sample, with a reason that is the same text for all rows of its kind."""
+
+    id: str
+    reason: str
+
+
+def make_key(raw_id: str) -> str:
+    """Make the key of a sample from the dataset's own id.
+
+    An id of letters, digits, `_` and `-` that does not begin with `-` is its own key. Any other becomes `x--` and
+    the id with every other byte of its UTF-8 form (and `-`) written as `-hh`, which can be read back, so two ids
+    never share a key. Above 80 bytes, `h--`, the first letters and 128 bits of the id's SHA-256 stand for it.
+
+    Args:
+        raw_id: Any text that is unique in the dataset.
+
+    Returns:
+        A key of at most 80 letters, digits, `_` and `-` that does not begin with `-`.
+
+    Raises:
+        InputError: `raw_id` is empty.
+    """
+    if not raw_id:
+        raise InputError("expected an id for every sample, found an empty one")
+    plain = _PLAIN_KEY.fullmatch(raw_id) and not raw_id.startswith((_ESCAPED, _HASHED))
+    if plain and len(raw_id) <= _KEY_BYTES:
+        return raw_id
+    raw = raw_id.encode("utf-8", "surrogatepass")
+    escaped = _UNSAFE_BYTE.sub(lambda m: b"-%02x" % m[0][0], raw).decode("ascii")
+    if len(_ESCAPED) + len(escaped) <= _KEY_BYTES:
+        return _ESCAPED + escaped
+    digest = hashlib.sha256(raw).hexdigest()[:32]
+    return f"{_HASHED}{escaped[: _KEY_BYTES - len(_HASHED) - 1 - len(digest)]}-{digest}"
+
+
+def split_name(raw: str) -> str | None:
+    """Give `train`, `val` or `test` for the usual spellings (`validation`, `dev`, ...), None for any other text."""
+    return _SPLIT_ALIASES.get(raw.strip().lower())
+
+
+def media_kind(path: str) -> Kind | None:
+    """Tell `video` or `image` by the file's extension, None where it is neither; an animated GIF is a video."""
+    extension = "." + path.rpartition(".")[2].lower()
+    if extension in VIDEO_EXTENSIONS:
+        return "video"
+    return "image" if extension in IMAGE_EXTENSIONS else None
+
+
+def archive_member(archive: str, member: str, offset: int, size: int) -> str:
+    """Give the media address of `size` bytes at `offset` of an uncompressed archive."""
+    return f"{archive}#{member.replace('#', '_')}:{offset}+{size}"
+
+
+def open_address(path: str, root: Path) -> Path | BinaryIO:
+    """Turn the `path` of a `Media` into what a decoder opens.
+
+    Args:
+        path: A path, or an address made by `archive_member`.
+        root: Folder that a relative path starts from.
+
+    Returns:
+        The path of the file or folder; for a member of an archive, its bytes as a file in memory.
+
+    Raises:
+        FileNotFoundError: There is no such file, folder or archive.
+        EOFError: The archive ends before the member does.
+    """
+    if (plain := root / path).exists():
+        return plain
+    if match := _MEMBER_ADDRESS.fullmatch(path):
+        with (root / match["archive"]).open("rb") as archive:
+            archive.seek(int(match["offset"]))
+            data = archive.read(int(match["size"]))
+        if len(data) < int(match["size"]):
+            raise EOFError(f"{match['archive']} ends inside its member {match['member']}")
+        return io.BytesIO(data)
+    raise FileNotFoundError(f"no file or folder {plain}")

@@ -1,0 +1,138 @@
+"""Raw datasets, one file each. May import `sample` (and `demo` for the tree that a demo writes).
+
+To add a dataset, put one module into this folder (or into a package of your own that names it under the entry
+point group `embedshard.sources`) with one subclass of `Source`. Nothing else is touched: the command line, the
+README table and the conformance test find it by `all_sources`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+from embedshard.demo import Tree
+from embedshard.errors import InputError
+from embedshard.sample import LeftOut, Sample
+
+__all__ = ["Options", "Source", "all_sources", "get_source", "tree_error"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user can choose about how a source is read.
+
+    A source with options of its own subclasses this as a frozen dataclass whose fields have defaults of type str,
+    int, float or bool and `metadata={"help": ...}`; they are set by `--option name=value`.
+
+    Attributes:
+        split: Name of one of the source's `splits`.
+    """
+
+    split: str = ""
+
+
+class Source(ABC):
+    """A reader of one raw dataset, which reads annotations only: it opens no media and imports no torch.
+
+    Attributes:
+        name: The module's name, typed on the command line.
+        title: The dataset's name as its authors write it.
+        homepage: Where it is described.
+        license: Short text; "" where the reader is generic.
+        kind: What the caption is: `caption`, `classification`, ...
+        modality: `video`, `image`, or both.
+        samples_published: How many samples its authors state; "" where the reader is generic.
+        splits: For each way to split the dataset (the first is the default), the splits it gives.
+        expects: The raw tree in a few lines, shown when something is missing.
+        options: The dataclass of its options.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    homepage: ClassVar[str]
+    license: ClassVar[str]
+    kind: ClassVar[str]
+    modality: ClassVar[str]
+    samples_published: ClassVar[str]
+    splits: ClassVar[Mapping[str, tuple[str, ...]]]
+    expects: ClassVar[str]
+    options: ClassVar[type[Options]] = Options
+
+    @abstractmethod
+    def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
+        """Yield every row of the raw dataset, lazily and in a fixed order: a sample, or why it gives none.
+
+        Args:
+            root: The raw dataset: the folder that `expects` shows, or a file where the source takes one.
+            options: An instance of the class's `options`.
+
+        Raises:
+            InputError: The tree is not what `expects` shows; made with `tree_error`.
+        """
+
+    @abstractmethod
+    def demo(self, tree: Tree) -> None:
+        """Lay out a few samples in the dataset's true raw form, odd rows included, with made-up content."""
+
+
+def tree_error(source: Source, root: Path, missing: str) -> InputError:
+    """Give the error for a raw tree that lacks something: the expected tree beside what is there."""
+    if root.is_dir():
+        names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+        found = "\n".join(f"    {name}" for name in names[:12]) or "    (an empty folder)"
+        found += f"\n    ... and {len(names) - 12} more" if len(names) > 12 else ""
+    else:
+        found = "    a file" if root.exists() else "    nothing of that name"
+    expected = "\n".join(f"    {line}" for line in source.expects.strip("\n").splitlines())
+    return InputError(
+        f"{source.name}: {missing}\n  expected in {root}:\n{expected}\n  found:\n{found}\n"
+        f"  See also: embedshard sources show {source.name}"
+    )
+
+
+def all_sources() -> dict[str, Source]:
+    """Find every source, those of this folder and those that installed packages add, by name."""
+    sources: dict[str, Source] = {}
+    for module in (*_own_modules(), *_plugged_modules()):
+        for source in _sources_in(module):
+            sources[source.name] = source
+    return dict(sorted(sources.items()))
+
+
+def get_source(name: str) -> Source:
+    """Give the source of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    sources = all_sources()
+    if name not in sources:
+        close = difflib.get_close_matches(name, sources, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(sources)}"
+        raise InputError(f"no source {name!r}; {hint}\n  See: embedshard sources")
+    return sources[name]
+
+
+def _own_modules() -> Iterator[ModuleType]:
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            yield importlib.import_module(f"{__name__}.{module.name}")
+
+
+def _plugged_modules() -> Iterator[ModuleType]:
+    for entry in entry_points(group="embedshard.sources"):
+        yield entry.load()
+
+
+def _sources_in(module: ModuleType) -> Iterator[Source]:
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Source) and value.__module__ == module.__name__:
+            yield value()
