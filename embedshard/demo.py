@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from embedshard.store import write_bytes
 
-__all__ = ["Tree"]
+__all__ = ["Tree", "image_bytes", "video_bytes"]
 
 _SIZE = (128, 96)
 _FPS = 10

@@ -1,4 +1,4 @@
-"""The manifest `samples.parquet`, one row a sample: `prepare` writes it, `encode` reads it. May import `sample`, `store`.
+"""The manifest `samples.parquet`: one row a sample, from `prepare` to `encode`. May import `sample` and `store`.
 
 Columns `key, split, media, kind, start, end, caption, meta`; `meta` is JSON text that also holds `media_id`. The
 parquet file's own metadata says which source and which raw root the rows came from.
