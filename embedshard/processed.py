@@ -12,10 +12,10 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,14 @@ __all__ = [
     "DatasetInfo",
     "Entry",
     "Failure",
+    "FailureLog",
     "NpyHeader",
     "entries",
-    "failure_line",
+    "has_triple",
     "read_failures",
     "read_info",
     "read_npy_header",
+    "remove_triple",
     "require_processed",
     "write_failures",
     "write_info",
@@ -108,6 +110,17 @@ def write_triple(folder: Path, key: str, array: npt.NDArray[Any], caption: str, 
     write_bytes(folder / f"{key}.json", json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
     write_bytes(folder / f"{key}.txt", caption.encode())
     write_bytes(folder / f"{key}.npy", buffer.getvalue())
+
+
+def has_triple(folder: Path, key: str) -> bool:
+    """Tell whether a split's folder has the triple: whether its npy, which is written last, is there."""
+    return (folder / f"{key}.npy").exists()
+
+
+def remove_triple(folder: Path, key: str) -> None:
+    """Remove what there is of a triple."""
+    for part in reversed(PARTS):
+        (folder / f"{key}.{part}").unlink(missing_ok=True)
 
 
 def entries(folder: Path, order: Callable[[str], str] = str) -> Iterator[Entry]:
@@ -191,13 +204,34 @@ def read_failures(folder: Path) -> dict[str, Failure]:
 
 def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
     """Write `failed.jsonl` anew, sorted by key."""
-    lines = [failure_line(failure) for failure in sorted(failures, key=lambda failure: failure.key)]
+    lines = [_line(failure) for failure in sorted(failures, key=lambda failure: failure.key)]
     write_bytes(folder / FAILED, b"".join(lines), sync=True)
 
 
-def failure_line(failure: Failure) -> bytes:
-    """Give the line of `failed.jsonl` for a failure, with its line break."""
-    return json.dumps(vars(failure), ensure_ascii=False).encode() + b"\n"
+class FailureLog:
+    """Adds lines to `failed.jsonl` as samples fail, each on disk before the next sample; no file without a failure."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FAILED
+        self._file: IO[bytes] | None = None
+
+    def add(self, failure: Failure) -> None:
+        """Add one line."""
+        if self._file is None:
+            self._file = self._path.open("ab")
+            if self._file.tell():
+                self._file.write(b"\n")  # a line that a crash cut off must not swallow this one
+        self._file.write(_line(failure))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+
+
+def _line(failure: Failure) -> bytes:
+    return json.dumps(asdict(failure), ensure_ascii=False).encode() + b"\n"
 
 
 def _sorted_names(folder: Path, order: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:

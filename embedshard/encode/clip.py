@@ -1,0 +1,240 @@
+"""The CLIP model: the one place that imports open_clip."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedshard.encode.preprocess import Preprocess
+from embedshard.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ClipEncoder", "ModelOptions", "load_encoder", "save_random_model"]
+
+_LOCAL = "local-dir:"
+_BATCH = {"cuda": 256, "mps": 64}
+_CPU_BATCH = 16
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it runs.
+
+    Attributes:
+        model: An open_clip model name, `hf-hub:org/name`, or a folder with `open_clip_config.json` and weights.
+        pretrained: An open_clip tag or a checkpoint file; None where `model` brings its weights.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto` (fp16 on CUDA, else fp32), `fp32`, `fp16` or `bf16`; the last two by autocast.
+        batch_size: Frames per batch; 0 chooses by device.
+    """
+
+    model: str
+    pretrained: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 0
+
+
+class ClipEncoder:
+    """An image tower on its device, fed batches of one fixed shape.
+
+    The shape never changes, so the embedding of a frame does not depend on which frames share its batch.
+
+    Attributes:
+        preprocess: What the model wants of a picture.
+        embed_dim: Width of an embedding.
+        batch_size: Frames per batch.
+        setting: What identifies the embeddings, for the metadata.
+    """
+
+    def __init__(self, model: torch.nn.Module, preprocess: Preprocess, options: ModelOptions) -> None:
+        self._model = model
+        self._device = options.device
+        self._autocast = options.precision if options.precision != "fp32" else None
+        self.preprocess = preprocess
+        self.batch_size = options.batch_size or _BATCH.get(options.device.partition(":")[0], _CPU_BATCH)
+        self.setting = {
+            "model": _model_text(options.model),
+            "pretrained": _pretrained_text(options),
+            "preprocess": "exact",
+            "image_size": list(preprocess.size),
+            "precision": options.precision,
+        }
+        blank = np.zeros((1, *preprocess.size, 3), np.uint8)
+        self.embed_dim = self.fetch(self.launch(blank)).shape[1]
+
+    def launch(self, frames: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Start the encoding of up to `batch_size` frames; on CUDA it returns before the work is done.
+
+        Args:
+            frames: (n, height, width, 3) RGB, shrunk.
+
+        Returns:
+            (batch_size, embed_dim) float32 on the device; rows from n on belong to blank frames.
+        """
+        import torch
+
+        batch = np.zeros((self.batch_size, *frames.shape[1:]), np.uint8)
+        batch[: len(frames)] = frames
+        with torch.inference_mode():
+            pixels = self.preprocess.normalise(torch.from_numpy(batch).to(self._device))
+            device = torch.device(self._device).type
+            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, None: None}[self._autocast]
+            with torch.autocast(device, dtype, enabled=dtype is not None):
+                embeddings: torch.Tensor = self._model.encode_image(pixels)  # type: ignore[operator]
+            return embeddings.float()
+
+    def fetch(self, embeddings: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Wait for what `launch` began; (batch_size, embed_dim) float32."""
+        result: npt.NDArray[np.float32] = embeddings.cpu().numpy()
+        return result
+
+
+def load_encoder(options: ModelOptions) -> ClipEncoder:
+    """Load a model with its weights onto a device.
+
+    Raises:
+        InputError: There is no such model, tag, file or device, or the weights cannot be had.
+    """
+    import open_clip
+    import torch
+
+    device = _device(options.device)
+    name, pretrained, quick_gelu = _checked(options)
+    try:
+        model = open_clip.create_model(
+            name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
+        )
+    except Exception as error:
+        raise InputError(_load_error(options, error)) from error
+    model.eval()
+    model.requires_grad_(False)
+    cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
+    size = cfg["size"] if isinstance(cfg["size"], (tuple, list)) else (cfg["size"], cfg["size"])
+    preprocess = Preprocess(
+        (int(size[-2]), int(size[-1])),
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+        cfg.get("interpolation") or "bicubic",
+        cfg.get("resize_mode") or "shortest",
+        cfg.get("fill_color") or 0,
+    )
+    precision = _precision(options.precision, torch.device(device).type)
+    return ClipEncoder(
+        model, preprocess, ModelOptions(options.model, options.pretrained, device, precision, options.batch_size)
+    )
+
+
+def save_random_model(folder: Path, embed_dim: int = 64, seed: int = 0) -> None:
+    """Save a tiny CLIP with random weights, for demos and tests; its embeddings mean nothing.
+
+    Args:
+        folder: Gets `open_clip_config.json` and weights, which `ModelOptions.model` takes.
+        embed_dim: Width of its embeddings.
+        seed: Of the weights.
+    """
+    import open_clip
+    import torch
+
+    vision = {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
+    config = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**config)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), folder / _WEIGHTS[-1])
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot use --device {wanted}: {reason}\n  Try: --device auto, or --device cpu") from error
+    return wanted
+
+
+def _precision(wanted: str, device: str) -> str:
+    if wanted == "auto":
+        return "fp16" if device == "cuda" else "fp32"
+    if wanted not in ("fp32", "fp16", "bf16"):
+        raise InputError(f"expected --precision auto, fp32, fp16 or bf16, found {wanted}")
+    if wanted == "fp16" and device == "cpu":
+        raise InputError("--precision fp16 needs a GPU; on the CPU use --precision fp32")
+    return wanted
+
+
+def _checked(options: ModelOptions) -> tuple[str, str | None, bool]:
+    """Give open_clip's model name and tag or file, and whether the tag was trained with QuickGELU."""
+    import open_clip
+
+    if Path(options.model).is_dir():
+        if not (Path(options.model) / "open_clip_config.json").is_file():
+            raise InputError(f"--model {options.model}: the folder holds no open_clip_config.json")
+        return f"{_LOCAL}{options.model}", None, False
+    if options.model.startswith(("hf-hub:", _LOCAL)):
+        return options.model, None, False
+    if options.model not in open_clip.list_models():
+        close = difflib.get_close_matches(options.model, open_clip.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "expected an open_clip model name or a folder"
+        raise InputError(f"no model {options.model!r}; {hint}")
+    tags = open_clip.list_pretrained_tags_by_model(options.model)
+    if options.pretrained is None:
+        raise InputError(f"--model {options.model} needs --pretrained TAG or FILE; tags: {', '.join(tags) or 'none'}")
+    tag = open_clip.get_pretrained_cfg(options.model, options.pretrained)
+    if not tag and not Path(options.pretrained).is_file():
+        raise InputError(
+            f"--pretrained {options.pretrained}: no such file, and no such tag of {options.model}; "
+            f"tags: {', '.join(tags) or 'none'}"
+        )
+    if "quickgelu" in options.model and tag and not tag.get("quick_gelu"):
+        plain = options.model.removesuffix("-quickgelu")
+        raise InputError(f"{options.pretrained} was trained without QuickGELU; use --model {plain}")
+    return options.model, options.pretrained, bool(tag and tag.get("quick_gelu"))
+
+
+def _load_error(options: ModelOptions, error: Exception) -> str:
+    given = f"--model {options.model}" + (f" --pretrained {options.pretrained}" if options.pretrained else "")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(options.pretrained or options.model).exists():
+        return f"cannot load {given}: {reason}\n  Expected an open_clip checkpoint of that model."
+    return (
+        f"cannot get the weights for {given}: no access to the hub, and no copy of them in its cache.\n"
+        f"  On a machine with access run the same command once and bring its hub cache along (HF_HOME), or give a "
+        f"checkpoint file: --pretrained FILE\n  (reason: {reason})"
+    )
+
+
+def _model_text(model: str) -> str:
+    path = Path(model.removeprefix(_LOCAL))
+    return path.resolve().name if path.is_dir() else model
+
+
+def _pretrained_text(options: ModelOptions) -> str | None:
+    """Name the weights; a local file by its name and content, so that its folder does not matter."""
+    folder = Path(options.model.removeprefix(_LOCAL))
+    files = [folder / name for name in _WEIGHTS] if folder.is_dir() else [Path(options.pretrained or "")]
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as content:
+                digest = hashlib.sha256()
+                while block := content.read(1 << 20):
+                    digest.update(block)
+            return f"{file.name}@sha256:{digest.hexdigest()[:16]}"
+    return options.pretrained

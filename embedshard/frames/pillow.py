@@ -1,0 +1,99 @@
+"""Pictures, animated GIFs and WebPs, and folders of pictures, through Pillow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+
+from embedshard.frames import FrameError, Pixels
+from embedshard.frames.plan import Indices, Timeline
+
+__all__ = ["PillowReader"]
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_MILLISECOND = Fraction(1, 1000)
+_SHORTEST_MS, _DEFAULT_MS = 10, 100
+
+
+class PillowReader:
+    """Reads a picture as one frame at time 0, an animation by its delays, a folder in natural order of the names."""
+
+    def __init__(self, media: Path | BinaryIO, frame_rate: float = 1.0) -> None:
+        self.warnings: list[str] = []
+        self._media = media
+        if isinstance(media, Path) and media.is_dir():
+            self._pictures = sorted((p for p in media.iterdir() if p.suffix.lower() in _EXTENSIONS), key=_natural)
+            if not self._pictures:
+                raise FrameError("the folder holds no picture")
+            step = Fraction(1) / Fraction(str(frame_rate))
+            count = len(self._pictures)
+            self.timeline = Timeline(np.arange(count), np.ones(count, np.bool_), step, count)
+        else:
+            self._pictures = []
+            delays = _delays(media)
+            pts = np.concatenate([[0], np.cumsum(delays)])
+            self.timeline = Timeline(pts[:-1], np.arange(len(delays)) == 0, _MILLISECOND, int(pts[-1]))
+
+    def read(self, wanted: Indices) -> Iterator[tuple[int, Pixels]]:
+        """Decode the wanted pictures; see `Reader.read`."""
+        if self._pictures:
+            for index in wanted:
+                yield from self._picture(int(index), self._pictures[index])
+        elif len(self.timeline.pts) == 1:
+            yield from self._picture(0, self._media)
+        else:
+            yield from self._animation({int(index) for index in wanted})
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+    def _picture(self, index: int, media: Path | BinaryIO) -> Iterator[tuple[int, Pixels]]:
+        try:
+            with Image.open(media) as picture:
+                pixels = _rgb(ImageOps.exif_transpose(picture))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            self.warnings.append(f"frame {index} does not decode: {error}")
+        else:
+            yield index, pixels
+
+    def _animation(self, wanted: set[int]) -> Iterator[tuple[int, Pixels]]:
+        with Image.open(self._media) as animation:
+            try:
+                for index, picture in enumerate(ImageSequence.Iterator(animation)):
+                    if index in wanted:
+                        yield index, _rgb(picture)
+            except (OSError, SyntaxError, ValueError) as error:
+                self.warnings.append(f"frames from {index + 1} on do not decode: {error}")
+
+
+def _delays(media: Path | BinaryIO) -> list[int]:
+    """Give how long each frame is shown, in ms; delays of 10 ms and less count as 100 ms, as browsers take them."""
+    try:
+        with Image.open(media) as picture:
+            count = getattr(picture, "n_frames", 1)
+            if count == 1 or picture.format not in ("GIF", "WEBP", "PNG"):
+                return [1]
+            delays = [int(frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(picture)]
+    except UnidentifiedImageError as error:
+        raise FrameError("not a picture that Pillow knows") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FrameError(f"the picture is damaged: {error}") from error
+    return [delay if delay > _SHORTEST_MS else _DEFAULT_MS for delay in delays]
+
+
+def _rgb(picture: Image.Image) -> Pixels:
+    """Convert to RGB before any resizing, so that palettes are filtered as colours; 16-bit grey loses its low byte."""
+    if picture.mode.startswith("I"):
+        grey = np.asarray(picture)
+        picture = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,0 +1,127 @@
+"""Which frames are wanted: a media's timeline and the sampling plans. Imports nothing of ours but `errors`.
+
+Time 0 is the first frame that is shown. All arithmetic is on the container's integer timestamps, so 29.97 frames a
+second and variable rates are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import floor
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embedshard.errors import InputError
+
+__all__ = ["Indices", "Sampling", "Timeline"]
+
+Indices = npt.NDArray[np.int64]
+
+_ROUNDING = Fraction(1, 2000)
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """When the frames of a media are shown.
+
+    Attributes:
+        pts: (frames,) timestamps of the shown frames in units of `time_base`, ascending, the first one 0.
+        keyframe: (frames,) which of them can be decoded without another.
+        time_base: Seconds per unit.
+        end: Timestamp at which the last frame leaves the screen.
+    """
+
+    pts: Indices
+    keyframe: npt.NDArray[np.bool_]
+    time_base: Fraction
+    end: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's appearance to the last one's end."""
+        return float(self.end * self.time_base)
+
+    @cached_property
+    def times(self) -> npt.NDArray[np.float64]:
+        """(frames,) seconds at which each frame appears."""
+        return np.multiply(self.pts, float(self.time_base), dtype=np.float64)
+
+    def on_screen(self, seconds: Fraction) -> int:
+        """Give the index of the frame that is on screen at a time.
+
+        A container rounds its timestamps to its time base, so a frame counts as shown up to half a unit before its
+        stamp (half a millisecond at most): frame 2 of a 30-fps mkv is stamped 0.067 and is on screen at 2/30.
+        """
+        early = min(Fraction(1, 2), _ROUNDING / self.time_base)
+        return max(0, int(np.searchsorted(self.pts, floor(seconds / self.time_base + early), side="right")) - 1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a clip are encoded.
+
+    Attributes:
+        mode: `fps`: the frame on screen at start + k / value. `every`: each value-th shown frame. `count`: value
+            frames, each at the middle of one of value equal parts of the clip. `keyframes`: the keyframes.
+            `all`: all shown frames.
+        value: Frames per second (any fraction), or a whole number.
+    """
+
+    mode: Literal["fps", "every", "count", "keyframes", "all"]
+    value: Fraction = Fraction(1)
+
+    def __post_init__(self) -> None:
+        if self.value <= 0:
+            raise InputError(f"--{self.mode} must be above 0, found {self}")
+        if self.mode in ("every", "count") and self.value.denominator != 1:
+            raise InputError(f"--{self.mode} must be a whole number, found {self}")
+
+    def __str__(self) -> str:
+        return self.mode if self.mode in ("keyframes", "all") else f"{self.mode} {self.value}"
+
+    def choose(self, timeline: Timeline, start: float | None = None, end: float | None = None) -> Indices:
+        """Choose the frames of the clip [start, end).
+
+        Args:
+            timeline: Of the media.
+            start: Seconds, None for the beginning.
+            end: Seconds, None for the end of the media; a later time counts as the end of the media.
+
+        Returns:
+            Indices into the timeline, ascending, at least one; an index is repeated where a frame stays on screen
+            for more than one wanted time.
+
+        Raises:
+            InputError: The window is empty, or begins after the media's end.
+        """
+        first = Fraction(str(start or 0.0))
+        media_end = timeline.end * timeline.time_base
+        last = media_end if end is None else min(Fraction(str(end)), media_end)
+        if first >= last:
+            raise InputError(
+                f"window [{start or 0:g}, {'end' if end is None else format(end, 'g')}) s is empty: "
+                f"the media lasts {timeline.duration:.3f} s"
+            )
+        return np.array(self._choose(timeline, first, last), np.int64)
+
+    def _choose(self, timeline: Timeline, first: Fraction, last: Fraction) -> list[int]:
+        if self.mode == "fps":
+            steps = -(-(last - first) * self.value // 1)
+            return [timeline.on_screen(first + k / self.value) for k in range(int(steps))]
+        if self.mode == "count":
+            part = (last - first) / self.value
+            return [timeline.on_screen(first + (k + Fraction(1, 2)) * part) for k in range(int(self.value))]
+        low, high = np.searchsorted(timeline.pts, [_ceil(first / timeline.time_base), _ceil(last / timeline.time_base)])
+        shown = np.arange(low, high)
+        if self.mode == "keyframes":
+            shown = shown[timeline.keyframe[shown]]
+        chosen = [int(index) for index in shown[:: int(self.value)]]
+        return chosen or [timeline.on_screen(first)]
+
+
+def _ceil(value: Fraction) -> int:
+    return -floor(-value)
