@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check soak bench clean
+
+demo: $(READY)  ## install, then make a small dataset and take it all the way to batches
+	$(BIN)/python examples/demo.py demo-out
+
+test: $(READY)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+soak: $(READY)  ## the slow tests
+	$(BIN)/python -m pytest -m soak
+
+bench: $(READY)  ## every measurement, in short
+	for script in bench/*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-out
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,39 @@
+"""`embedshard check`: is a processed or a shard folder what it claims?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from embedshard.cli.progress import bar, table
+
+__all__ = ["check"]
+
+_SHOWN = 20
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--allow-leak", is_flag=True, help="Media that lie in two splits are no problem.")
+def check(folder: Path, as_json: bool, allow_leak: bool) -> None:
+    """Check every sample of FOLDER, shards or a processed dataset; exit code 1 and a list if anything is wrong."""
+    from embedshard.check import check as run_check
+
+    with bar(None, "sample") as progress:
+        report = run_check(folder, allow_leak, progress.update)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+    else:
+        table((report.kind, "count"), report.counts.items())
+        for note in report.notes:
+            click.echo(f"note: {note}")
+        for problem in report.problems[:_SHOWN]:
+            click.echo(f"wrong: {problem.where}: {problem.what}")
+        if report.total > _SHOWN:
+            click.echo(f"... and {report.total - _SHOWN} more; --json lists up to {len(report.problems)}")
+        click.echo(f"{folder}: {'all right' if report.ok else f'{report.total} problems'}")
+    if not report.ok:
+        raise SystemExit(1)

@@ -1,0 +1,28 @@
+"""Progress bars (on a terminal only) and the lines of a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+__all__ = ["bar", "table"]
+
+
+def bar(total: int | None, unit: str) -> Any:
+    """Give a tqdm bar with rate and time left; silent where standard error is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True, smoothing=0.1)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print rows as columns; a column of numbers is set to the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    columns = list(zip(head, *texts, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [bool(column[1:]) and all(cell.replace(",", "").isdigit() for cell in column[1:]) for column in columns]
+    for row in zip(*columns, strict=True):
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        click.echo("  " + "  ".join(cells).rstrip())

@@ -1,0 +1,152 @@
+"""Recipes: one YAML file for the whole way of a dataset, checked against the commands' own options.
+
+    out: out/kinetics700        # gets samples.parquet, processed/ and shards/
+    prepare: {source: kinetics700, raw: raw/kinetics700, split: official}
+    encode: {model: ViT-B-32, pretrained: laion2b_s34b_b79k, fps: 1}
+    shard: {maxcount: 10000}
+
+A section's keys are the long options of the command of that name, without the dashes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from embedshard.errors import InputError
+
+__all__ = ["Recipe", "read_recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe: where it writes, and the arguments of each command."""
+
+    out: Path
+    source: str
+    raw: Path
+    arguments: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value and where it was written, for error messages."""
+
+    value: Any
+    where: str
+
+
+_Section = dict[str, _Value]
+
+
+def read_recipe(path: Path, overrides: Mapping[str, str], commands: Mapping[str, click.Command]) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: The YAML file.
+        overrides: Values by `out` or `section.key` that take the place of the file's.
+        commands: `prepare`, `encode` and `shard`; their options are the keys of the sections.
+
+    Raises:
+        InputError: The file is no recipe; the error names the line and the key.
+    """
+    top, sections = _parse(path, commands)
+    for name, value in overrides.items():
+        section, _, key = name.rpartition(".")
+        place = sections.get(section) if section else top
+        if place is None:
+            raise InputError(f"--set {name}: expected out or one of {', '.join(f'{s}.KEY' for s in commands)}")
+        place[key] = _Value(yaml.safe_load(value), f"--set {name}")
+    prepare = sections["prepare"]
+    missing = [f"{name}:" for name, place in (("out", top), ("source", prepare), ("raw", prepare)) if name not in place]
+    if missing:
+        raise InputError(f"{path}: missing {', '.join(missing)} (source and raw belong into the section prepare)")
+    out, source, raw = (_text(value) for value in (top["out"], prepare.pop("source"), prepare.pop("raw")))
+    arguments = {name: _arguments(command, sections[name], name) for name, command in commands.items()}
+    return Recipe(Path(out), source, Path(raw), arguments)
+
+
+def _parse(path: Path, commands: Mapping[str, click.Command]) -> tuple[_Section, dict[str, _Section]]:
+    """Read the file into its top values and its sections, each value with its line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, yaml.SafeLoader)
+    except FileNotFoundError:
+        raise InputError(f"no recipe {path}; see configs/ for one of each source") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    top: _Section = {}
+    sections: dict[str, _Section] = {name: {} for name in commands}
+    for key, node in _pairs(root, path, "the file"):
+        where = f"{path}, line {key.start_mark.line + 1}"
+        if key.value == "out":
+            top["out"] = _Value(yaml.safe_load(yaml.serialize(node)), f"{where}: out")
+        elif key.value in sections:
+            for name, value in _pairs(node, path, key.value):
+                place = f"{path}, line {name.start_mark.line + 1}: {key.value}.{name.value}"
+                sections[key.value][name.value] = _Value(yaml.safe_load(yaml.serialize(value)), place)
+        else:
+            raise InputError(f"{where}: no section {key.value!r}; expected out, {', '.join(commands)}")
+    return top, sections
+
+
+def _pairs(node: yaml.Node | None, path: Path, name: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
+    if isinstance(node, yaml.ScalarNode) and not node.value:
+        return []
+    if not isinstance(node, yaml.MappingNode):
+        line = f", line {node.start_mark.line + 1}" if node else ""
+        raise InputError(f"{path}{line}: expected {name} to hold `key: value` lines")
+    pairs: list[tuple[yaml.ScalarNode, yaml.Node]] = node.value
+    return pairs
+
+
+def _arguments(command: click.Command, section: _Section, name: str) -> list[str]:
+    """Give a section as the words of a command line, each value checked by the option's own type."""
+    options = {
+        flag.removeprefix("--"): param
+        for param in command.params
+        if isinstance(param, click.Option)
+        for flag in param.opts
+        if flag.startswith("--")
+    }
+    words: list[str] = []
+    for key, value in section.items():
+        option = options.get(key.replace("_", "-"))
+        if option is None:
+            close = difflib.get_close_matches(key.replace("_", "-"), options, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(sorted(options))}"
+            raise InputError(f"{value.where}: no such option of embedshard {name}; {hint}")
+        words += _words(option, value)
+    return words
+
+
+def _words(option: click.Option, value: _Value) -> list[str]:
+    flag = option.opts[0]
+    if value.value is None:
+        return []
+    if option.is_flag:
+        if not isinstance(value.value, bool):
+            raise InputError(f"{value.where}: expected true or false, found {value.value!r}")
+        off = [option.secondary_opts[0]] if option.secondary_opts else []
+        return [flag] if value.value else off
+    if option.multiple:
+        if not isinstance(value.value, dict):
+            raise InputError(f"{value.where}: expected `name: value` pairs, found {value.value!r}")
+        return [f"{flag}={name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in value.value.items()]
+    try:
+        option.type.convert(_text(value), option, None)
+    except click.BadParameter as error:
+        raise InputError(f"{value.where}: {error.message}") from error
+    return [f"{flag}={_text(value)}"]
+
+
+def _text(value: _Value) -> str:
+    if isinstance(value.value, (dict, list)):
+        raise InputError(f"{value.where}: expected one value, found {value.value!r}")
+    return str(value.value)

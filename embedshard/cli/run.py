@@ -1,0 +1,51 @@
+"""`embedshard run`: the whole way from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from embedshard.cli.check import check
+from embedshard.cli.encode import encode
+from embedshard.cli.prepare import prepare
+from embedshard.cli.shard import shard
+from embedshard.errors import InputError
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--raw", type=click.Path(path_type=Path), help="The raw dataset, instead of the recipe's.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write, instead of the recipe's.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="E.g. --set encode.fps=2.")
+def run(recipe: Path, raw: Path | None, out: Path | None, settings: tuple[str, ...]) -> None:
+    """Prepare, encode, shard and check as RECIPE says (a YAML file; configs/ has one for each source).
+
+    Run it again to go on after a stop.
+    """
+    from embedshard.cli.recipe import read_recipe
+
+    overrides = dict(_pair(setting) for setting in settings)
+    overrides |= {name: str(path) for name, path in (("out", out), ("prepare.raw", raw)) if path}
+    plan = read_recipe(recipe, overrides, {"prepare": prepare, "encode": encode, "shard": shard})
+    manifest, processed, shards = (str(plan.out / name) for name in ("samples.parquet", "processed", "shards"))
+    positional = {"prepare": [plan.source, str(plan.raw), manifest], "encode": [manifest, processed]}
+    positional["shard"] = [processed, shards]
+    contexts = [
+        (command, command.make_context(name, [*plan.arguments[name], "--", *positional[name]]))
+        for name, command in (("prepare", prepare), ("encode", encode), ("shard", shard))
+    ]
+    contexts.append((check, check.make_context("check", ["--", shards])))
+    for command, context in contexts:
+        click.secho(f"== {command.name}", bold=True)
+        with context:
+            command.invoke(context)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise InputError(f"expected --set SECTION.KEY=VALUE, found --set {setting}")
+    return name, value

@@ -1,0 +1,44 @@
+"""`embedshard shard`: triples to tars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedshard.cli.progress import bar, table
+
+__all__ = ["shard"]
+
+
+@click.command()
+@click.argument("processed", type=click.Path(path_type=Path))
+@click.argument("shards", type=click.Path(path_type=Path))
+@click.option("--maxcount", type=int, default=10000, show_default=True, help="Most samples of a tar.")
+@click.option("--key-format", help="Number the samples anew, e.g. 'vid_{index:09d}'.  [default: keep the keys]")
+@click.option(
+    "--shuffle/--no-shuffle", default=True, show_default=True, help="Mix the samples of a split, or sort them."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another mix.")
+@click.option("--name", default="ds", show_default=True, help="The tars are NAME_00000.tar and so on.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Tars packed at once.")
+@click.option("--overwrite", is_flag=True, help="Remove the shards of another plan from SHARDS.")
+def shard(processed: Path, shards: Path, **options: Any) -> None:
+    """Pack the triples of PROCESSED into tars of 10000 under SHARDS, with splits.csv, sizes.json and index.json.
+
+    The same triples give the same bytes. A run that was stopped goes on where it was.
+    """
+    from embedshard.shard.pack import shard as run_shard
+    from embedshard.shard.plan import ShardOptions
+
+    with bar(None, "sample") as progress:
+        report = run_shard(processed, shards, ShardOptions(**options), progress.update)
+    table(("split", "tars"), [*report.tars.items(), ("all", sum(report.tars.values()))])
+    click.echo(f"{report.samples} samples, {report.frames} frames, {report.bytes / 1e6:.1f} MB")
+    for reason, count in report.left_out.items():
+        click.echo(f"left out: {count} x {reason} (each in {shards / 'left_out.jsonl'})")
+    if report.unchanged:
+        click.echo(f"{shards} was complete already; nothing changed")
+    else:
+        click.echo(f"wrote {shards}" + (f"; {report.reused} tars were there" if report.reused else ""))
