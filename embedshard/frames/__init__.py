@@ -8,6 +8,7 @@ decodes those. A decoder is one file here with one class that has the attributes
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from embedshard.errors import InputError
 from embedshard.frames.plan import Indices, Sampling, Timeline
 
-__all__ = ["DECODERS", "FrameError", "Pixels", "Reader", "Sampling", "Timeline", "open_reader"]
+__all__ = ["DECODERS", "FrameError", "Pixels", "Reader", "Sampling", "Timeline", "open_reader", "require_decoder"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -64,21 +65,17 @@ def open_reader(media: Path | BinaryIO, kind: str, decoder: str = "auto", frame_
     Args:
         media: A file, a folder of pictures, or an open binary file.
         kind: `video`, `image` or `frames`.
-        decoder: `auto` or a name in `DECODERS`; pictures and animated GIFs always go through Pillow.
+        decoder: A name that `require_decoder` has passed; pictures and animated GIFs always go through Pillow.
         frame_rate: Frames per second of a folder of pictures.
 
     Raises:
         FrameError: It has no frame that could be shown.
-        InputError: There is no such decoder.
     """
     if kind != "video" or _is_gif(media):
         from embedshard.frames.pillow import PillowReader
 
         return PillowReader(media, frame_rate)
-    name = _DEFAULT if decoder == "auto" else decoder
-    if name not in DECODERS:
-        raise InputError(f"no decoder {name!r}; expected one of: auto, {', '.join(DECODERS)}")
-    module, _, reader = DECODERS[name].partition(":")
+    module, _, reader = DECODERS[_DEFAULT if decoder == "auto" else decoder].partition(":")
     opened: Reader = getattr(importlib.import_module(module), reader)(media)
     return opened
 
@@ -89,3 +86,15 @@ def _is_gif(media: Path | BinaryIO) -> bool:
     head = media.read(6)
     media.seek(0)
     return head.startswith(b"GIF8")
+
+
+def require_decoder(name: str) -> None:
+    """Check that there is a decoder of that name, or `auto`, before a run begins.
+
+    Raises:
+        InputError: There is none, or its package is not installed.
+    """
+    if name != "auto" and name not in DECODERS:
+        raise InputError(f"no decoder {name!r}; expected one of: auto, {', '.join(DECODERS)}")
+    if name == "decord" and not importlib.util.find_spec("decord"):
+        raise InputError("decord is not installed (it has no wheel for this machine); use --decoder pyav")

@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels
 from embedshard.frames.plan import Indices
 from embedshard.frames.pyav import PyavReader
@@ -23,18 +22,19 @@ class DecordReader:
     """Reads one video file with decord; PyAV's timeline, whose frames are found by their time, says what is shown."""
 
     def __init__(self, media: Path | BinaryIO) -> None:
-        try:
-            import decord
-        except ImportError as error:
-            raise InputError(
-                "decord is not installed (it has no wheel for this machine); use --decoder pyav"
-            ) from error
+        import decord
+
         self._decord: Any = decord
         index = PyavReader(media)
         self.timeline, self.warnings = index.timeline, index.warnings
         index.close()
-        if index.has_edit_list or index.bit_depth > 8:
-            what = "frames outside the edit list" if index.has_edit_list else f"{index.bit_depth}-bit colour"
+        wrong = {
+            "frames outside the edit list": index.has_edit_list,
+            "open groups of pictures": index.has_open_gop,
+            f"{index.bit_depth}-bit colour": index.bit_depth > 8,
+        }
+        if any(wrong.values()):
+            what = " and ".join(name for name, there in wrong.items() if there)
             raise FrameError(f"decord gets {what} wrong; use --decoder pyav")
         if not isinstance(media, Path):
             media.seek(0)

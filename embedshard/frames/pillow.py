@@ -92,6 +92,8 @@ def _rgb(picture: Image.Image) -> Pixels:
     if picture.mode.startswith("I"):
         grey = np.asarray(picture)
         picture = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
+    if picture.mode == "P" and isinstance(picture.info.get("transparency"), bytes):
+        picture = picture.convert("RGBA")
     return np.asarray(picture.convert("RGB"))
 
 

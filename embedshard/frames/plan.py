@@ -50,14 +50,19 @@ class Timeline:
         """(frames,) seconds at which each frame appears."""
         return np.multiply(self.pts, float(self.time_base), dtype=np.float64)
 
+    @property
+    def rounding(self) -> Fraction:
+        """Seconds by which a stamp may be off, as the container rounds it: half a unit, half a millisecond at most."""
+        return min(self.time_base / 2, _ROUNDING)
+
     def on_screen(self, seconds: Fraction) -> int:
         """Give the index of the frame that is on screen at a time.
 
-        A container rounds its timestamps to its time base, so a frame counts as shown up to half a unit before its
-        stamp (half a millisecond at most): frame 2 of a 30-fps mkv is stamped 0.067 and is on screen at 2/30.
+        A frame counts as shown from `rounding` before its stamp: frame 2 of a 30-fps mkv is stamped 0.067 and is on
+        screen at 2/30.
         """
-        early = min(Fraction(1, 2), _ROUNDING / self.time_base)
-        return max(0, int(np.searchsorted(self.pts, floor(seconds / self.time_base + early), side="right")) - 1)
+        stamp = floor((seconds + self.rounding) / self.time_base)
+        return max(0, int(np.searchsorted(self.pts, stamp, side="right")) - 1)
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,9 @@ class Sampling:
 
     def _choose(self, timeline: Timeline, first: Fraction, last: Fraction) -> list[int]:
         if self.mode == "fps":
-            steps = -(-(last - first) * self.value // 1)
-            return [timeline.on_screen(first + k / self.value) for k in range(int(steps))]
+            rounding = 2 * timeline.rounding  # of the last frame's stamp and of its duration
+            steps = max(1, _ceil((last - first - rounding) * self.value))
+            return [timeline.on_screen(first + k / self.value) for k in range(steps)]
         if self.mode == "count":
             part = (last - first) / self.value
             return [timeline.on_screen(first + (k + Fraction(1, 2)) * part) for k in range(int(self.value))]

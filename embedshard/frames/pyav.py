@@ -36,12 +36,13 @@ class PyavReader:
 
     Attributes:
         has_edit_list: Whether the container holds frames that are not to be shown.
+        has_open_gop: Whether frames that follow a keyframe in the file are shown before it.
         bit_depth: Bits per colour component.
     """
 
     def __init__(self, media: Path | BinaryIO) -> None:
         self.warnings: list[str] = []
-        self.has_edit_list = False
+        self.has_edit_list = self.has_open_gop = False
         self._media = media
         self._container = self._open()
         try:
@@ -85,9 +86,14 @@ class PyavReader:
     def _index(self, stream: VideoStream) -> None:
         """Read all packets, decode none; set `timeline` and what `read` needs to find its frames again."""
         packets: list[_Packet] = []
+        keyframe: int | None = None
         for packet in self._packets(stream, self.warnings):
             self.has_edit_list |= packet.is_discard
             if packet.size and not packet.is_discard:
+                if packet.is_keyframe:
+                    keyframe = packet.pts
+                if packet.pts is not None and keyframe is not None and packet.pts < keyframe:
+                    self.has_open_gop = True
                 packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.duration or 0))
         if not packets:
             raise FrameError("the video stream holds no frame")
