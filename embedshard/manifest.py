@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
 )
 _ROW_GROUP = 16384
 _PROPERTY = b"embedshard"
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,32 @@ class ManifestWriter:
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
-        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._rows: list[tuple[Any, ...]] = []
 
     def add(self, sample: Sample) -> None:
-        """Add one sample; its metadata gains `media_id`."""
+        """Add one sample; its metadata gains `media_id`.
+
+        Raises:
+            InputError: Its metadata is not JSON or a text not UTF-8; the manifest goes on without it.
+        """
         media = sample.media
-        meta = json.dumps({**sample.meta, "media_id": media.id}, ensure_ascii=False, allow_nan=False)
-        row = (sample.key, sample.split, media.path, media.kind, media.start, media.end, sample.caption, meta)
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
-        if len(self._columns["key"]) == _ROW_GROUP:
+        try:
+            meta = _JSON.encode({**sample.meta, "media_id": media.id})
+            f"{media.path}{sample.caption}{meta}".encode()
+        except (TypeError, ValueError) as error:
+            raise InputError(f"sample {sample.key}: expected UTF-8 texts and strict JSON metadata: {error}") from error
+        self._rows.append(
+            (sample.key, sample.split, media.path, media.kind, media.start, media.end, sample.caption, meta)
+        )
+        if len(self._rows) == _ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held back as a row group."""
-        if self._columns["key"]:
-            self._writer.write_table(pa.table(self._columns, schema=SCHEMA))
-            self._columns = {name: [] for name in SCHEMA.names}
+        if self._rows:
+            columns = map(pa.array, zip(*self._rows, strict=True), SCHEMA.types)
+            self._writer.write_table(pa.Table.from_arrays(list(columns), schema=SCHEMA))
+            self._rows.clear()
 
 
 @contextlib.contextmanager

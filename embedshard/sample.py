@@ -25,6 +25,7 @@ __all__ = [
     "Media",
     "Sample",
     "archive_member",
+    "is_key",
     "make_key",
     "media_kind",
     "open_address",
@@ -93,6 +94,11 @@ class LeftOut:
 
     id: str
     reason: str
+
+
+def is_key(text: str) -> bool:
+    """Tell whether `text` is a key: at most 80 letters, digits, `_` and `-` that do not begin with `-`."""
+    return len(text) <= _KEY_BYTES and _PLAIN_KEY.fullmatch(text) is not None
 
 
 def make_key(raw_id: str) -> str:

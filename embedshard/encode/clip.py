@@ -53,13 +53,14 @@ class ClipEncoder:
     Attributes:
         preprocess: What the model wants of a picture.
         embed_dim: Width of an embedding.
+        device: Where it runs.
         batch_size: Frames per batch.
         setting: What identifies the embeddings, for the metadata.
     """
 
     def __init__(self, model: torch.nn.Module, preprocess: Preprocess, options: ModelOptions) -> None:
         self._model = model
-        self._device = options.device
+        self.device = options.device
         self._autocast = options.precision if options.precision != "fp32" else None
         self.preprocess = preprocess
         self.batch_size = options.batch_size or _BATCH.get(options.device.partition(":")[0], _CPU_BATCH)
@@ -87,8 +88,8 @@ class ClipEncoder:
         batch = np.zeros((self.batch_size, *frames.shape[1:]), np.uint8)
         batch[: len(frames)] = frames
         with torch.inference_mode():
-            pixels = self.preprocess.normalise(torch.from_numpy(batch).to(self._device))
-            device = torch.device(self._device).type
+            pixels = self.preprocess.normalise(torch.from_numpy(batch).to(self.device))
+            device = torch.device(self.device).type
             dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, None: None}[self._autocast]
             with torch.autocast(device, dtype, enabled=dtype is not None):
                 embeddings: torch.Tensor = self._model.encode_image(pixels)  # type: ignore[operator]
@@ -203,9 +204,6 @@ def _checked(options: ModelOptions) -> tuple[str, str | None, bool]:
             f"--pretrained {options.pretrained}: no such file, and no such tag of {options.model}; "
             f"tags: {', '.join(tags) or 'none'}"
         )
-    if "quickgelu" in options.model and tag and not tag.get("quick_gelu"):
-        plain = options.model.removesuffix("-quickgelu")
-        raise InputError(f"{options.pretrained} was trained without QuickGELU; use --model {plain}")
     return options.model, options.pretrained, bool(tag and tag.get("quick_gelu"))
 
 

@@ -1,5 +1,41 @@
-"""Shards to batches."""
+"""Shards to training batches, through webdataset. May import `errors`, `shard.table` and `shard.tar`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from webdataset import DataPipeline
+
+__all__ = ["load"]
 
 
-def load() -> None:
-    """Replaced by the load room."""
+def load(path: str | Path, split: str = "train", batch_size: int | None = None, **options: Any) -> DataPipeline:
+    """Stream a split of a folder of shards, once through per iteration.
+
+        for batch in embedshard.load("shards", split="train", batch_size=64, seq_len=16): ...
+
+    Hand it to `torch.utils.data.DataLoader(..., batch_size=None, num_workers=k)` to read in k processes: each tar
+    goes to one worker of one rank (`torch.distributed`, or RANK and WORLD_SIZE), so every sample comes exactly once.
+    Every worker batches its own samples; so it is for each of them that `partial` decides about a short last batch.
+
+    Args:
+        path: A folder with tars and `splits.csv`.
+        split: A split named in `splits.csv`.
+        batch_size: Samples a batch, or None for single samples.
+        **options: The fields of `embedshard.load.pipeline.LoadOptions`.
+
+    Returns:
+        A `webdataset.DataPipeline`; `.compose(stage)` adds to it. Without `batch_size` it yields samples, dicts of
+        `key` (str), `embeddings` (array (frames, dim), its stored dtype), `text` (str), `meta` (dict); with it,
+        what `embedshard.load.collate.collate` returns. While iterating it raises InputError at a sample that
+        lacks a piece or cannot be read, naming tar, key and field.
+
+    Raises:
+        InputError: No such folder, split or tar, or an option's value is out of range.
+        TypeError: There is no option of that name.
+    """
+    from embedshard.load.pipeline import make_options, make_pipeline
+
+    return make_pipeline(Path(path), split, batch_size, make_options(options))

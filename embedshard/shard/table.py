@@ -1,15 +1,60 @@
-"""The tables beside the tars: `splits.csv`, `sizes.json`, `index.json`. May import `store`."""
+"""The tables beside the tars: `splits.csv`, `sizes.json`, `index.json`. May import `sample`, `store`, `errors`.
+
+While tars are packed, `.progress.jsonl` stands in for `index.json`: a line for the plan, then one per finished tar.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embedshard.errors import InputError
+from embedshard.sample import SPLITS
+from embedshard.store import write_bytes
 
-__all__ = ["read_splits"]
+__all__ = [
+    "INDEX",
+    "PROGRESS",
+    "SIZES",
+    "SPLITS_CSV",
+    "State",
+    "TarRecord",
+    "index_bytes",
+    "json_bytes",
+    "progress_line",
+    "read_splits",
+    "read_state",
+    "splits_bytes",
+    "write_changed",
+]
 
-SPLITS_CSV = "splits.csv"
+SPLITS_CSV, SIZES, INDEX, PROGRESS = "splits.csv", "sizes.json", "index.json", ".progress.jsonl"
+
+
+@dataclass(frozen=True)
+class TarRecord:
+    """A finished tar as `index.json` lists it; `plan` is the hash of its slice of the plan."""
+
+    name: str
+    split: str
+    samples: int
+    frames: int
+    bytes: int
+    sha256: str
+    plan: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What a folder of shards says of itself: its plan's hash, the tars this names, and those that are finished."""
+
+    plan: str = ""
+    tars: tuple[str, ...] = ()
+    records: Mapping[str, TarRecord] = field(default_factory=dict)
 
 
 def read_splits(folder: Path) -> dict[str, list[str]]:
@@ -28,10 +73,15 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
     path = folder / SPLITS_CSV
     if not path.is_file():
         raise InputError(f"no {path}; expected a folder that embedshard shard wrote to the end")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a table tar_file,split in UTF-8, found {error}") from error
     if not rows or rows[0] != ["tar_file", "split"]:
-        raise InputError(f"{path}: expected the header tar_file,split, found {','.join(rows[0]) if rows else 'nothing'}")
+        raise InputError(
+            f"{path}: expected the header tar_file,split, found {','.join(rows[0]) if rows else 'nothing'}"
+        )
     splits: dict[str, list[str]] = {}
     for number, row in enumerate(rows[1:], 2):
         if len(row) != 2:
@@ -39,3 +89,67 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
         tar_file, split = row
         splits.setdefault(split, []).append(tar_file if tar_file.endswith(".tar") else f"{tar_file}.tar")
     return splits
+
+
+def splits_bytes(records: Iterable[TarRecord]) -> bytes:
+    """Give `splits.csv`."""
+    return "".join(["tar_file,split\n", *(f"{record.name},{record.split}\n" for record in records)]).encode()
+
+
+def index_bytes(plan: str, facts: Mapping[str, Any], records: Iterable[TarRecord]) -> bytes:
+    """Give `index.json`.
+
+    Args:
+        plan: Hash of the plan.
+        facts: What else it says of the whole.
+        records: All tars in order.
+    """
+    records = list(records)
+    splits = {split: _totals(record for record in records if record.split == split) for split in SPLITS}
+    totals = {**_totals(records), "splits": splits}
+    return json_bytes({"plan": plan, **facts, "totals": totals, "tars": [asdict(record) for record in records]})
+
+
+def json_bytes(value: Any) -> bytes:
+    """Give `value` as the tables hold it, as indented UTF-8 JSON."""
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def progress_line(value: TarRecord | State) -> bytes:
+    """Give a line of the progress file: the state of the plan first, then a record per tar."""
+    line = asdict(value) if isinstance(value, TarRecord) else {"plan": value.plan, "tars": value.tars}
+    return json.dumps(line).encode() + b"\n"
+
+
+def read_state(folder: Path) -> State:
+    """Read what was planned and finished in a folder; an empty state where its tables say nothing readable."""
+    try:
+        if not (folder / PROGRESS).exists():
+            index = json.loads((folder / INDEX).read_bytes())
+            return _state(index["plan"], [row["name"] for row in index["tars"]], index["tars"])
+        head, *lines = (folder / PROGRESS).read_bytes().split(b"\n")
+        return _state(**json.loads(head), rows=[json.loads(line) for line in lines[:-1]])
+    except (OSError, ValueError, TypeError, KeyError):
+        return State()
+
+
+def write_changed(path: Path, data: bytes) -> bool:
+    """Write a table unless it is there with the same bytes; tells whether it wrote."""
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    write_bytes(path, data, sync=True)
+    return True
+
+
+def _state(plan: str, tars: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> State:
+    return State(plan, tuple(tars), {row["name"]: TarRecord(**row) for row in rows})
+
+
+def _totals(records: Iterable[TarRecord]) -> dict[str, int]:
+    records = list(records)
+    return {
+        "tars": len(records),
+        "samples": sum(record.samples for record in records),
+        "frames": sum(record.frames for record in records),
+        "bytes": sum(record.bytes for record in records),
+    }

@@ -30,7 +30,8 @@ class Options:
     """What a user can choose about how a source is read.
 
     A source with options of its own subclasses this as a frozen dataclass whose fields have defaults of type str,
-    int, float or bool and `metadata={"help": ...}`; they are set by `--option name=value`.
+    int, float or bool and `metadata={"help": ...}` (and "choices" where a text is one of a few); they are set by
+    `--option name=value`.
 
     Attributes:
         split: Name of one of the source's `splits`.

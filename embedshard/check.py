@@ -1,0 +1,452 @@
+"""Is a processed dataset or a folder of shards what it claims. May import `processed`, `sample`, `shard`, `store`.
+
+Damage is never raised but reported, with tar, key and field; a whole sample at most is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from embedshard.distinct import DistinctIds, id_hash
+from embedshard.errors import InputError
+from embedshard.processed import Entry, entries, has_triple, read_failures, read_info, require_processed
+from embedshard.sample import SPLITS
+from embedshard.shard.plan import triple_key
+from embedshard.shard.table import INDEX, PROGRESS, SIZES, SPLITS_CSV, read_splits
+from embedshard.shard.tar import read_members
+from embedshard.shard.triple import BadTripleError, check_array, read_caption, read_metadata, triple_paths
+from embedshard.store import is_temporary
+
+__all__ = ["Problem", "Report", "check", "check_processed", "check_shards"]
+
+_LISTED = 1000
+_USUAL_MAXCOUNT = 10000
+_PARTS = ("json", "npy", "txt", "cap")
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be: `where` names tar or split, key and field."""
+
+    where: str
+    what: str
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        kind: `processed` or `shards`.
+        folder: What was checked.
+        counts: Samples of each split, and samples, frames and tars in all.
+        problems: The first 1000.
+        total: How many there are.
+        notes: What is worth knowing but no problem.
+    """
+
+    kind: str
+    folder: Path
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    total: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return self.total == 0
+
+    def add(self, where: str, what: str) -> None:
+        """Add a problem."""
+        self.total += 1
+        if len(self.problems) < _LISTED:
+            self.problems.append(Problem(_printable(where), _printable(what)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the report as a value that survives JSON."""
+        return {**asdict(self), "folder": str(self.folder), "counts": dict(self.counts), "ok": self.ok}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A sample as it lies on disk; `place` is its tar or its split's folder."""
+
+    split: str
+    place: str
+    key: str
+    pieces: Mapping[str, bytes]
+
+
+_Samples = Callable[[Report], Iterator[_Found]]
+
+
+def check(folder: Path, allow_leak: bool, progress: Progress) -> Report:
+    """Check a folder of shards or a processed dataset, whichever it is.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if (folder / SPLITS_CSV).exists() or any(folder.glob("[!.]*.tar")):
+        return check_shards(folder, allow_leak, progress)
+    return check_processed(folder, allow_leak, progress)
+
+
+def check_processed(folder: Path, allow_leak: bool, progress: Progress) -> Report:
+    """Check every triple of a processed dataset.
+
+    Args:
+        folder: The processed dataset.
+        allow_leak: Whether media in two splits are a note instead of a problem.
+        progress: Called with the number of samples just checked.
+
+    Raises:
+        InputError: It is no processed dataset.
+    """
+    require_processed(folder)
+    report = Report("processed", folder)
+    embed_dim = None
+    try:
+        info = read_info(folder)
+        embed_dim = info.encoder.get("embed_dim") if info else None
+    except (InputError, AttributeError) as error:
+        report.add("dataset.json", str(error))
+    _check_leftovers(report, folder, "")
+    _check_samples(report, lambda problems: _processed_samples(folder, problems), embed_dim, allow_leak, progress)
+    _check_failures(report, folder)
+    return report
+
+
+def check_shards(folder: Path, allow_leak: bool, progress: Progress) -> Report:
+    """Check every tar of a folder of shards against its tables, and every sample in it.
+
+    Args:
+        folder: The shards.
+        allow_leak: Whether media in two splits are a note instead of a problem.
+        progress: Called with the number of samples just checked.
+    """
+    report = Report("shards", folder)
+    _check_leftovers(report, folder, "")
+    tars = _listed_tars(report, folder)
+    index = _read_table(report, folder / INDEX)
+    found: dict[str, dict[str, Any]] = {}
+    provenance = index.get("provenance")
+    encoder = provenance.get("encoder") if isinstance(provenance, dict) else None
+    embed_dim = index.get("embed_dim") or (encoder.get("embed_dim") if isinstance(encoder, dict) else None)
+    _check_samples(
+        report,
+        lambda problems: _shard_samples(folder, tars, found, problems),
+        embed_dim if isinstance(embed_dim, int) else None,
+        allow_leak,
+        progress,
+    )
+    report.counts["tars"] = len(found)
+    _check_sizes(report, _read_table(report, folder / SIZES), found)
+    _check_index(report, index, found)
+    options = index.get("options")
+    maxcount = options.get("maxcount") if isinstance(options, dict) else None
+    _check_cuts(report, tars, found, maxcount if isinstance(maxcount, int) else _USUAL_MAXCOUNT)
+    return report
+
+
+def _check_samples(
+    report: Report, samples: _Samples, embed_dim: int | None, allow_leak: bool, progress: Progress
+) -> None:
+    """Check every sample, then what must hold over all of them."""
+    keys, media = DistinctIds(), DistinctIds()
+    for found in samples(report):
+        keys.add(found.key)
+        report.counts["samples"] += 1
+        report.counts[found.split] += 1
+        shape, metadata = _check_pieces(report, found, embed_dim)
+        embed_dim = embed_dim or shape[1]
+        report.counts["frames"] += shape[0]
+        if media_id := _media_id(metadata):
+            media.add(media_id, _tag(found.split))
+        progress(1)
+    if not report.counts["samples"]:
+        report.add(str(report.folder), "no samples")
+    elif not media.count:
+        report.notes.append("no metadata names its media, so media in two splits cannot be found")
+    _name_repeated(report, samples, keys.repeated(), media.under_two_tags(), allow_leak)
+
+
+def _check_pieces(report: Report, found: _Found, embed_dim: int | None) -> tuple[tuple[int, int], Mapping[str, Any]]:
+    """Check a sample by itself; gives the shape of its array, (0, 0) where it has none, and its metadata."""
+    pieces = {"txt" if part == "cap" else part: data for part, data in found.pieces.items()}
+    required = ("npy", "txt", "json") if report.kind == "shards" else ("npy", "txt")
+    for part in required:
+        if part not in pieces:
+            report.add(f"{found.place}/{found.key}", f"no {part}")
+    metadata: Mapping[str, Any] = {}
+    shape = (0, 0)
+    for part, data in pieces.items():
+        try:
+            if part == "txt":
+                read_caption(data)
+            elif part == "json":
+                metadata = read_metadata(data)
+            elif part == "npy":
+                shape = _check_values(data, embed_dim)
+        except BadTripleError as error:
+            report.add(f"{found.place}/{found.key}.{part}", str(error))
+    times = metadata.get("frame_times")
+    if isinstance(times, list) and shape[0] and len(times) != shape[0]:
+        report.add(f"{found.place}/{found.key}.json", f"{len(times)} frame_times, but the npy has {shape[0]} rows")
+    return shape, metadata
+
+
+def _check_values(data: bytes, embed_dim: int | None) -> tuple[int, int]:
+    header = check_array(data, len(data))
+    rows, width = header.shape
+    if embed_dim not in (None, width):
+        raise BadTripleError(f"embed_dim is {width}, expected {embed_dim}")
+    values = np.frombuffer(data, header.dtype, offset=len(data) - rows * width * header.dtype.itemsize)
+    if bad := values.size - int(np.isfinite(values).sum()):
+        raise BadTripleError(f"{bad} of {values.size} values are not finite")
+    return rows, width
+
+
+def _name_repeated(
+    report: Report, samples: _Samples, key_hashes: set[int], media_hashes: set[int], allow_leak: bool
+) -> None:
+    """Go over the samples again for those whose hashes repeat, if any do, and name them."""
+    if not key_hashes and not media_hashes:
+        return
+    keys: dict[str, list[str]] = {}
+    media: dict[str, dict[str, str]] = {}
+    for found in samples(Report(report.kind, report.folder)):
+        if id_hash(found.key) in key_hashes:
+            keys.setdefault(found.key, []).append(found.place)
+        media_id = _media_id(_quiet_metadata(found.pieces.get("json", b"{}"))) if media_hashes else None
+        if media_id and id_hash(media_id) in media_hashes:
+            media.setdefault(media_id, {}).setdefault(found.split, f"{found.place}/{found.key}")
+    for key, places in keys.items():
+        if len(places) > 1:
+            report.add(f"{places[1]}/{key}", f"key is there {len(places)} times: {', '.join(places[:4])}")
+    leaks = {media_id: where for media_id, where in media.items() if len(where) > 1}
+    if allow_leak and leaks:
+        report.notes.append(f"{len(leaks)} media are in more than one split")
+        return
+    for media_id, where in leaks.items():
+        report.add(", ".join(where.values()), f"media {media_id!r} is in the splits {', '.join(where)}")
+
+
+def _check_failures(report: Report, folder: Path) -> None:
+    """Check that no key that `failed.jsonl` names has a triple."""
+    try:
+        failures = read_failures(folder)
+        for failure in failures.values():
+            if has_triple(folder / failure.split, failure.key):
+                report.add(f"{failure.split}/{failure.key}", "failed.jsonl names it, but it has a triple")
+    except (TypeError, ValueError, OSError) as error:
+        report.add("failed.jsonl", f"is damaged: {error}")
+    else:
+        if failures:
+            report.notes.append(f"{len(failures)} samples failed to encode; failed.jsonl says why")
+
+
+def _processed_samples(folder: Path, problems: Report) -> Iterator[_Found]:
+    for split in SPLITS:
+        if (folder / split).is_dir():
+            _check_leftovers(problems, folder / split, f"{split}/")
+        for entry in entries(folder / split):
+            yield _Found(split, split, triple_key(entry.key), _read_pieces(folder / split, entry, problems))
+
+
+def _read_pieces(folder: Path, entry: Entry, problems: Report) -> dict[str, bytes]:
+    pieces = {}
+    for part, path in triple_paths(folder, entry.key, entry.parts).items():
+        try:
+            pieces[part] = Path(path).read_bytes()
+        except OSError as error:
+            problems.add(f"{folder.name}/{entry.key}.{part}", f"cannot be read: {error.strerror}")
+    return pieces
+
+
+def _shard_samples(
+    folder: Path, tars: Mapping[str, str], found: dict[str, dict[str, Any]], problems: Report
+) -> Iterator[_Found]:
+    """Yield the samples of every tar; `found` gets what `index.json` should say of it."""
+    for tar, split in tars.items():
+        try:
+            with (folder / tar).open("rb") as raw:
+                file = _Hashing(raw)
+                row = found[tar] = {"split": split, "samples": 0, "frames": 0}
+                for key, pieces in _tar_samples(tar, file, problems):
+                    row["samples"] += 1
+                    row["frames"] += _rows_of(pieces.get("npy", b""))
+                    yield _Found(split, tar, key, pieces)
+                while file.read(1 << 20):
+                    pass
+                row.update(bytes=raw.tell(), sha256=file.digest.hexdigest())
+        except FileNotFoundError:
+            problems.add(tar, f"{SPLITS_CSV} names it, but it is not there")
+        except (OSError, ValueError) as error:
+            problems.add(tar, f"cannot be read: {error}")
+
+
+class _Hashing:
+    """A file that hashes what is read from it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+def _tar_samples(tar: str, file: _Hashing, problems: Report) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield key and pieces of every sample whose members follow each other; a sample cut off by damage is not."""
+    seen: set[str] = set()
+    key, pieces = "", dict[str, bytes]()
+    try:
+        for name, data in read_members(file):
+            member_key, _, part = name.partition(".")
+            if part not in _PARTS:
+                problems.add(f"{tar}/{name}", f"expected members <key>.{', .'.join(_PARTS)}")
+                continue
+            if member_key != key or part in pieces:
+                if pieces:
+                    yield key, pieces
+                if member_key in seen:
+                    problems.add(f"{tar}/{name}", "is apart from the other members of its key, or there twice")
+                key, pieces = member_key, {}
+                seen.add(key)
+            pieces[part] = data
+    except ValueError as error:
+        problems.add(tar, f"{error}; the samples from {key or 'its beginning'} on are not checked")
+    else:
+        if pieces:
+            yield key, pieces
+
+
+def _rows_of(npy: bytes) -> int:
+    try:
+        return check_array(npy, len(npy)).shape[0]
+    except BadTripleError:
+        return 0
+
+
+def _listed_tars(report: Report, folder: Path) -> dict[str, str]:
+    """Give every tar that `splits.csv` names or that is there, with its split."""
+    tars: dict[str, str] = {}
+    try:
+        for split, names in read_splits(folder).items():
+            if split not in SPLITS:
+                report.add(SPLITS_CSV, f"split {split!r}, expected one of {', '.join(SPLITS)}")
+            for name in names:
+                if name in tars:
+                    report.add(f"{SPLITS_CSV}: {name}", "is there twice")
+                tars[name] = split
+    except InputError as error:
+        report.add(SPLITS_CSV, str(error))
+    for name in sorted(path.name for path in folder.glob("[!.]*.tar")):
+        if name not in tars:
+            report.add(name, f"{SPLITS_CSV} does not name it")
+            tars[name] = ""
+    return tars
+
+
+def _read_table(report: Report, path: Path) -> dict[str, Any]:
+    """Read a JSON table, empty where there is none or it is damaged."""
+    try:
+        return read_metadata(path.read_bytes())
+    except FileNotFoundError:
+        report.notes.append(f"no {path.name}, so nothing is compared with it")
+    except (OSError, BadTripleError) as error:
+        report.add(path.name, f"expected a JSON object, found: {error}")
+    return {}
+
+
+def _check_sizes(report: Report, sizes: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> None:
+    if not sizes:
+        return
+    for tar in sorted({*sizes, *found}):
+        samples = found[tar]["samples"] if tar in found else "no tar"
+        if sizes.get(tar) != samples:
+            report.add(f"{SIZES}: {tar}", f"says {sizes.get(tar, 'nothing')}, found {samples}")
+
+
+def _check_index(report: Report, index: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> None:
+    if not index:
+        return
+    try:
+        rows = {str(row["name"]): row for row in index["tars"]}
+        for tar in sorted({*rows, *found}):
+            if tar not in rows or tar not in found:
+                report.add(f"{INDEX}: {tar}", "no such tar" if tar in rows else "does not name it")
+                continue
+            for name, value in found[tar].items():
+                if rows[tar].get(name) != value:
+                    report.add(f"{INDEX}: {tar}", f"{name}: says {rows[tar].get(name)}, found {value}")
+        for name in ("samples", "frames"):
+            total = sum(row[name] for row in found.values())
+            if index["totals"][name] != total:
+                report.add(INDEX, f"total of {name}: says {index['totals'][name]}, found {total}")
+        if left_out := index["left_out"]["total"]:
+            report.notes.append(f"{left_out} triples were left out when sharding; left_out.jsonl says why")
+    except (KeyError, TypeError, AttributeError) as error:
+        report.add(INDEX, f"expected tars, totals and left_out as embedshard shard writes them, found {error!r}")
+
+
+def _check_cuts(report: Report, tars: Mapping[str, str], found: Mapping[str, Mapping[str, Any]], maxcount: int) -> None:
+    """Check that no tar is empty or over full, and that only the last of a split is short."""
+    last = {split: tar for tar, split in tars.items()}
+    for tar, row in found.items():
+        samples = row["samples"]
+        if samples == 0:
+            report.add(tar, "has no samples")
+        elif samples > maxcount:
+            report.add(tar, f"has {samples} samples, expected at most {maxcount}")
+        elif samples < maxcount and tars[tar] and last[tars[tar]] != tar:
+            report.add(tar, f"has {samples} samples, expected {maxcount}: only the last tar of a split is short")
+
+
+def _check_leftovers(report: Report, folder: Path, place: str) -> None:
+    """Report what killed runs left half-written, and in a split's folder what is no part of a triple."""
+    with os.scandir(folder) as files:
+        for name in sorted(file.name for file in files if _is_stray(file.name, bool(place))):
+            left = is_temporary(name) or name == PROGRESS
+            what = "left by a run that did not finish; run the same command again" if left else "no part of a triple"
+            report.add(f"{place}{name}", what)
+
+
+def _is_stray(name: str, in_split: bool) -> bool:
+    stem, _, part = name.rpartition(".")
+    return is_temporary(name) or name == PROGRESS or (in_split and not (stem and part in _PARTS))
+
+
+def _printable(text: str) -> str:
+    """Give a text that UTF-8 can hold; file names need not be one."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _media_id(metadata: Mapping[str, Any]) -> str | None:
+    media = metadata.get("media_id") or metadata.get("media")
+    return media if isinstance(media, str) else json.dumps(media) if media else None
+
+
+def _quiet_metadata(data: bytes) -> Mapping[str, Any]:
+    try:
+        return read_metadata(data)
+    except BadTripleError:
+        return {}
+
+
+def _tag(split: str) -> int:
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS)

@@ -1,0 +1,337 @@
+"""A raw dataset becomes a manifest. May import `sources`, `manifest`, `sample`, `split`, `distinct` and `store`.
+
+Reads annotations only, one row at a time: memory does not grow with their number, and no media is opened. Beside
+the manifest lie `prepare.json` (source, options, counts, what was left out and why) and, where anything was,
+`left_out.jsonl` (id and reason of each such row).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from embedshard.distinct import DistinctIds, id_hash
+from embedshard.errors import InputError
+from embedshard.manifest import ManifestWriter, SourceInfo, open_manifest, writing_manifest
+from embedshard.sample import SPLITS, LeftOut, Sample, make_key
+from embedshard.sources import Options, Source, tree_error
+from embedshard.sources._read import NO_CAPTION, media_root
+from embedshard.split import FROZEN_HEADER, assigner
+from embedshard.store import publish, write_json
+
+__all__ = ["PrepareOptions", "PrepareReport", "options_from", "prepare"]
+
+_SHOWN = 5
+_REASONS = 100
+_PROGRESS = 1000
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+_NO_SPLIT = (
+    "the raw dataset gives no split for some or all samples: they went to train; to split them by media, give "
+    "--split RECIPE.yaml with the lines `ratios: {train: 0.9, val: 0.05, test: 0.05}` and `seed: 0`"
+)
+
+Assign = Callable[[str], "str | None"]
+Rows = Callable[[], Iterator[Sample | LeftOut]]
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What a user can choose.
+
+    Attributes:
+        split: One of the source's `splits`; `train`, `val` or `test` to put all samples there; or the path of a
+            split recipe. None is the source's first way, and `train` where the raw dataset gives no split.
+        settings: Options of the source, as texts.
+        allow_leak: Keep media that lie in two splits, and note them.
+        freeze_split: Csv to write the split of every media to; a recipe for a later `split`.
+    """
+
+    split: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    allow_leak: bool = False
+    freeze_split: Path | None = None
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of the raw rows.
+
+    Attributes:
+        samples: Number of samples in each split.
+        left_out: Number of rows for each reason.
+        examples: The first ids for each reason.
+        notes: What the user should know.
+    """
+
+    samples: Mapping[str, int]
+    left_out: Mapping[str, int]
+    examples: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+def prepare(
+    source: Source, root: Path, manifest: Path, options: PrepareOptions, progress: Callable[[int], None]
+) -> PrepareReport:
+    """Write the manifest of a raw dataset, or nothing at all.
+
+    Args:
+        source: Its reader.
+        root: The raw dataset, as the source's `expects` shows it.
+        manifest: The parquet file to write; `prepare.json` and `left_out.jsonl` go beside it.
+        options: What the user chose.
+        progress: Called with the number of rows read since its last call.
+
+    Returns:
+        The counts that `prepare.json` has too.
+
+    Raises:
+        InputError: The raw tree or an option is wrong, there is no sample at all, two samples share a key, or
+            media lie in two splits.
+    """
+    root = Path(os.path.abspath(root))
+    scheme, assign = _choose_split(source, options.split)
+    read = options_from(source, scheme, options.settings)
+    judge = _Judge(assign)
+
+    def rows() -> Iterator[Sample | LeftOut]:
+        return map(judge, source.samples(root, read))
+
+    info = SourceInfo(source.name, source.title, source.homepage, source.license)
+    tally = _Tally()
+    with writing_manifest(manifest, media_root(root), info) as writer:
+        _fill(writer, rows(), tally, progress)
+        if not tally.samples:
+            raise tree_error(source, root, f"not one sample; left out: {tally.reasons() or 'nothing, there is no row'}")
+        _require_own_keys(source, rows, tally)
+        notes = _leak(rows, tally, options) + (_NO_SPLIT,) * judge.without_split
+        (manifest.parent / "prepare.json").unlink(missing_ok=True)
+    _publish_left_out(manifest.parent / "left_out.jsonl", tally)
+    if options.freeze_split:
+        _freeze(manifest, options.freeze_split)
+    report = tally.report(notes)
+    record = {
+        "source": asdict(info),
+        "root": str(root),
+        "split": options.split or scheme,
+        "options": asdict(read),
+        "allow_leak": options.allow_leak,
+        "samples": report.samples,
+        "left_out": report.left_out,
+        "notes": report.notes,
+    }
+    write_json(manifest.parent / "prepare.json", record)
+    return report
+
+
+def options_from(source: Source, split: str, settings: Mapping[str, str]) -> Options:
+    """Give a source's options from the texts of the command line.
+
+    Args:
+        source: The source.
+        split: Name of one of its `splits`.
+        settings: Option names and values.
+
+    Raises:
+        InputError: There is no such option, or the value is not of its type; lists the options.
+    """
+    types = typing.get_type_hints(source.options)
+    known = {option.name: option for option in fields(source.options) if option.name != "split"}
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in known:
+            raise InputError(f"{source.name} has no option {name!r}; {_describe(source)}")
+        choices = known[name].metadata.get("choices", ())
+        try:
+            values[name] = _WORDS[text.lower()] if types[name] is bool else types[name](text)
+        except (KeyError, ValueError):
+            expected = "true or false" if types[name] is bool else f"a value of type {types[name].__name__}"
+            raise InputError(f"option {name}: expected {expected}, found {text!r}; {_describe(source)}") from None
+        if choices and values[name] not in choices:
+            raise InputError(f"option {name}: expected one of {', '.join(choices)}, found {text!r}")
+    return source.options(split=split, **values)
+
+
+def _describe(source: Source) -> str:
+    options = [option for option in fields(source.options) if option.name != "split"]
+    lines = [f"\n  --option {o.name}=...  {o.metadata.get('help', '')} (now: {o.default!r})" for o in options]
+    return f"the options of {source.name}:{''.join(lines)}" if lines else f"{source.name} has no options"
+
+
+def _choose_split(source: Source, wanted: str | None) -> tuple[str, Assign | None]:
+    """Give the name of the source's way to split, and what decides in its place."""
+    default = next(iter(source.splits), "")
+    if wanted is None or wanted in source.splits:
+        return wanted or default, None
+    if wanted in SPLITS:
+        return default, lambda _: wanted
+    if Path(wanted).suffix.lower() in (".yaml", ".yml", ".csv"):
+        return default, assigner(Path(wanted))
+    known = ", ".join([*source.splits, *SPLITS])
+    raise InputError(f"no split {wanted!r}; expected {known}, or the path of a split recipe (.yaml, .csv)")
+
+
+class _Judge:
+    """Puts a sample into its split, or tells why it can be in none."""
+
+    def __init__(self, assign: Assign | None) -> None:
+        self._assign = assign
+        self.without_split = False
+
+    def __call__(self, row: Sample | LeftOut) -> Sample | LeftOut:
+        """Give the sample as it goes into the manifest."""
+        if isinstance(row, LeftOut):
+            return row
+        start, end = row.media.start or 0.0, row.media.end
+        split = self._assign(row.media.id) if self._assign else row.split or "train"
+        if not row.caption.strip():
+            reason = NO_CAPTION
+        elif not 0 <= start < (math.inf if end is None else end):
+            reason = "start is negative or not before end"
+        elif not split:
+            reason = "not in the split recipe"
+        elif split not in SPLITS:
+            reason = f"unknown split {split!r} (expected train, val or test)"
+        else:
+            self.without_split |= not (self._assign or row.split)
+            return row if split == row.split else replace(row, split=split)
+        return LeftOut(row.media.id if make_key(row.media.id) == row.key else row.key, reason)
+
+
+class _Tally:
+    """Counts what comes, and spools what is left out."""
+
+    def __init__(self) -> None:
+        self.samples: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.keys, self.media = DistinctIds(), DistinctIds()
+        self.spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample."""
+        self.samples[sample.split] += 1
+        self.keys.add(sample.key)
+        self.media.add(sample.media.id, SPLITS.index(sample.split))
+
+    def leave_out(self, row: LeftOut) -> None:
+        """Count and spool a row that gives no sample."""
+        known = row.reason in self.left_out or len(self.left_out) < _REASONS
+        reason = row.reason if known else "other reasons (see left_out.jsonl)"
+        self.left_out[reason] += 1
+        if self.left_out[reason] <= _SHOWN:
+            self.examples.setdefault(reason, []).append(row.id)
+        line = json.dumps({"id": row.id, "reason": row.reason}, ensure_ascii=False) + "\n"
+        self.spool.write(line.encode("utf-8", "backslashreplace"))
+
+    def reasons(self) -> str:
+        """Give all reasons with their counts and first ids as a text."""
+        return "; ".join(f"{reason} {n} ({_first(self.examples[reason], n)})" for reason, n in self.left_out.items())
+
+    def report(self, notes: tuple[str, ...]) -> PrepareReport:
+        """Give the counts."""
+        samples = {split: self.samples[split] for split in SPLITS}
+        examples = {reason: tuple(ids) for reason, ids in self.examples.items()}
+        return PrepareReport(samples, dict(self.left_out), examples, notes)
+
+
+def _fill(
+    writer: ManifestWriter, rows: Iterator[Sample | LeftOut], tally: _Tally, progress: Callable[[int], None]
+) -> None:
+    number = 0
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, LeftOut):
+            tally.leave_out(row)
+        else:
+            try:
+                writer.add(row)
+            except InputError:
+                tally.leave_out(LeftOut(row.key, "a text that is not UTF-8, or metadata that is not JSON"))
+            else:
+                tally.add(row)
+        if number % _PROGRESS == 0:
+            progress(_PROGRESS)
+    progress(number % _PROGRESS)
+
+
+def _require_own_keys(source: Source, rows: Rows, tally: _Tally) -> None:
+    """Raise InputError where two samples share a key; a second pass over the rows tells which."""
+    if not (hashes := tally.keys.repeated()):
+        return
+    numbered = ((number, row) for number, row in enumerate(rows()) if isinstance(row, Sample))
+    found = ((row.key, f"row {number}, {row.media.path}") for number, row in numbered if id_hash(row.key) in hashes)
+    if repeated := _conflicts(found):
+        raise InputError(
+            f"expected a key of its own for every sample of all splits, found {len(hashes)} keys more than once: "
+            f"{_first(repeated, len(hashes))}\n"
+            f"Mend the ids in the raw dataset, or change how they are made; {_describe(source)}"
+        )
+
+
+def _leak(rows: Rows, tally: _Tally, options: PrepareOptions) -> tuple[str, ...]:
+    """Give a note on media that lie in two splits, found by a second pass over the rows, where that is allowed."""
+    if not (hashes := tally.media.under_two_tags()):
+        return ()
+    samples = (row for row in rows() if isinstance(row, Sample) and id_hash(row.media.id) in hashes)
+    media = _conflicts((sample.media.id, sample.split) for sample in samples)
+    if not media:
+        return ()
+    leak = f"{len(hashes)} media lie in two splits: {_first(media, len(hashes))}"
+    if options.freeze_split:
+        raise InputError(f"{leak}\nA split can be frozen with every media in one; leave out --freeze-split")
+    if options.allow_leak:
+        return (leak,)
+    raise InputError(
+        f"{leak}\nSplit by media with a recipe: --split RECIPE.yaml with the lines\n"
+        "  ratios: {train: 0.9, val: 0.05, test: 0.05}\n  seed: 0\nor keep them so with: --allow-leak"
+    )
+
+
+def _conflicts(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Give the first names that are found in two places, with both."""
+    first: dict[str, str] = {}
+    conflicts: dict[str, str] = {}
+    for name, place in found:
+        if first.setdefault(name, place) != place:
+            conflicts.setdefault(name, f"{name} ({first[name]} and {place})")
+            if len(conflicts) == _SHOWN:
+                break
+    return list(conflicts.values())
+
+
+def _publish_left_out(path: Path, tally: _Tally) -> None:
+    if not tally.left_out:
+        path.unlink(missing_ok=True)
+        return
+    tally.spool.seek(0)
+    with publish(path) as file:
+        shutil.copyfileobj(tally.spool, file)
+
+
+def _freeze(manifest: Path, path: Path) -> None:
+    """Write the split of every media of a manifest; holds the hash of each in memory."""
+    seen: set[int] = set()
+    with publish(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(FROZEN_HEADER)
+        for sample in open_manifest(manifest).samples():
+            if (media := id_hash(sample.media.id)) not in seen:
+                seen.add(media)
+                table.writerow((sample.media.id, sample.split))
+        text.detach()
+
+
+def _first(ids: list[str], count: int) -> str:
+    return ", ".join(ids[:_SHOWN]) + (", ..." if count > len(ids[:_SHOWN]) else "")

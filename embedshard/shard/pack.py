@@ -1,0 +1,219 @@
+"""The pack pass: each planned tar is one unit. May import `processed`, `store`, `engine`, and this room.
+
+A folder of shards is claimed by one plan. A tar counts as finished once `.progress.jsonl` names it, and is used again
+when its slice of the plan is the same and no source file is newer; `index.json` comes last.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedshard.engine.local import run
+from embedshard.errors import InputError
+from embedshard.processed import require_processed
+from embedshard.shard.card import card
+from embedshard.shard.plan import ShardOptions
+from embedshard.shard.scan import Plan, Unit, scan, unit_rows
+from embedshard.shard.table import (
+    INDEX,
+    PROGRESS,
+    SIZES,
+    SPLITS_CSV,
+    State,
+    TarRecord,
+    index_bytes,
+    json_bytes,
+    progress_line,
+    read_splits,
+    read_state,
+    splits_bytes,
+    write_changed,
+)
+from embedshard.shard.tar import write_members
+from embedshard.shard.triple import BadTripleError, triple_bytes
+from embedshard.store import exclusive, publish, remove_temporary, write_bytes
+
+__all__ = ["ShardReport", "shard"]
+
+_CARD, _LEFT_OUT = "README.md", "left_out.jsonl"
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What `shard` did.
+
+    Attributes:
+        tars: Tars of each split that has any.
+        samples: Samples in all tars.
+        frames: Frames in all tars.
+        bytes: Size of all tars.
+        left_out: Triples left out, by reason; `left_out.jsonl` names each.
+        reused: Tars of an earlier run that were kept.
+        unchanged: Whether all was there already.
+    """
+
+    tars: Mapping[str, int]
+    samples: int
+    frames: int
+    bytes: int
+    left_out: Mapping[str, int]
+    reused: int
+    unchanged: bool
+
+
+def shard(processed: Path, output: Path, options: ShardOptions, progress: Callable[[int], None]) -> ShardReport:
+    """Pack a processed dataset into tars, or finish what a stopped run began.
+
+    The same triples give the same bytes, whatever the day, the folder and the number of workers. Bad triples are
+    left out and listed; of those that share a key the first is kept, in the order train, val, test.
+
+    Args:
+        processed: The processed dataset.
+        output: Folder for the tars and their tables.
+        options: How to shard.
+        progress: Called with the number of samples of each tar that is there.
+
+    Raises:
+        InputError: `processed` is no processed dataset or has nothing to shard, `output` holds other shards, or a
+            source file changed meanwhile.
+    """
+    require_processed(processed)
+    with exclusive(output):
+        remove_temporary(output)
+        try:
+            plan = scan(processed, output, options)
+            records = _reusable(output, plan, _claim(output, plan, options.overwrite))
+            reused = len(records)
+            progress(sum(record.samples for record in records.values()))
+            if reused < len(plan.units):
+                _pack(output, plan, records, options.workers, progress)
+            changed = _write_tables(output, plan, [records[unit.tar.name] for unit in plan.units])
+        finally:
+            remove_temporary(output)
+    return ShardReport(
+        tars=dict(Counter(unit.tar.split for unit in plan.units)),
+        samples=sum(record.samples for record in records.values()),
+        frames=sum(record.frames for record in records.values()),
+        bytes=sum(record.bytes for record in records.values()),
+        left_out=plan.facts["left_out"]["reasons"],
+        reused=reused,
+        unchanged=reused == len(plan.units) and not changed,
+    )
+
+
+def _claim(output: Path, plan: Plan, overwrite: bool) -> State:
+    """Make sure that the folder holds nothing but tars of this plan; gives what is known of them."""
+    state = read_state(output)
+    if state.plan != plan.digest:
+        if overwrite:
+            _remove_shards(output, state)
+        state = State()
+    expected = {unit.tar.name for unit in plan.units} if state.plan else set()
+    others = sorted(path.name for path in output.glob("[!.]*.tar") if path.name not in expected)
+    others += [name for name in (SPLITS_CSV, INDEX, PROGRESS) if not state.plan and (output / name).exists()]
+    if others:
+        hint = "give another folder, or move them away" if overwrite else "give another folder, or: --overwrite"
+        raise InputError(
+            f"expected {output} to be empty or to hold shards of these triples with these options, "
+            f"found {', '.join(others[:5])}{' and more' if len(others) > 5 else ''} of another run\n  {hint}"
+        )
+    return state
+
+
+def _remove_shards(output: Path, state: State) -> None:
+    """Remove what the tables name, then the tables, those that name the tars last."""
+    tars = set(state.tars)
+    if (output / SPLITS_CSV).exists():
+        tars.update(name for names in read_splits(output).values() for name in names)
+    tables = (SIZES, _CARD, _LEFT_OUT, SPLITS_CSV, INDEX, PROGRESS)
+    for name in (*sorted(tars), *tables):
+        if name == os.path.basename(name):
+            (output / name).unlink(missing_ok=True)
+
+
+def _reusable(output: Path, plan: Plan, state: State) -> dict[str, TarRecord]:
+    records = {}
+    for unit in plan.units:
+        record, path = state.records.get(unit.tar.name), output / unit.tar.name
+        if record and record.plan == unit.digest and path.exists():
+            stat = path.stat()
+            if stat.st_size == record.bytes and stat.st_mtime_ns >= unit.newest:
+                records[record.name] = record
+    return records
+
+
+def _pack(
+    output: Path, plan: Plan, records: dict[str, TarRecord], workers: int, progress: Callable[[int], None]
+) -> None:
+    """Pack the tars that `records` lacks, and add them to it.
+
+    Raises:
+        Exception: The error of the first unit that failed, once the others are done.
+    """
+    head = progress_line(State(plan.digest, tuple(unit.tar.name for unit in plan.units)))
+    write_bytes(output / PROGRESS, head + b"".join(map(progress_line, records.values())), sync=True)
+    for table in (INDEX, SPLITS_CSV):
+        (output / table).unlink(missing_ok=True)
+    units = [unit for unit in plan.units if unit.tar.name not in records]
+    errors = []
+    with (output / PROGRESS).open("ab") as file:
+        for _, outcome in run(units, _packer, min(workers, len(units))):
+            if isinstance(outcome, Exception):
+                errors.append(outcome)
+                continue
+            records[outcome.name] = outcome
+            file.write(progress_line(outcome))
+            file.flush()
+            progress(outcome.samples)
+    if errors:
+        raise errors[0]
+
+
+def _packer() -> Callable[[Unit], TarRecord]:
+    return _pack_tar
+
+
+def _pack_tar(unit: Unit) -> TarRecord:
+    with publish(unit.plan.parent / unit.tar.name) as file:
+        members = (member for row in unit_rows(unit) for member in triple_bytes(unit.folder, row))
+        try:
+            size, sha256 = write_members(file, members)
+        except (FileNotFoundError, BadTripleError) as error:
+            raise InputError(
+                f"expected {unit.folder} to stay as it is while it is sharded, found: {error}\n"
+                "  run the same command again"
+            ) from error
+    tar = unit.tar
+    return TarRecord(tar.name, tar.split, tar.count, unit.frames, size, sha256, unit.digest)
+
+
+def _write_tables(output: Path, plan: Plan, records: list[TarRecord]) -> bool:
+    """Write every table that is not there already, `index.json` last; tells whether any was written."""
+    index = index_bytes(plan.digest, plan.facts, records)
+    changed = _write_left_out(output, plan)
+    for name, data in (
+        (SIZES, json_bytes({record.name: record.samples for record in records})),
+        (_CARD, card(json.loads(index)).encode()),
+        (SPLITS_CSV, splits_bytes(records)),
+        (INDEX, index),
+    ):
+        changed |= write_changed(output / name, data)
+    (output / PROGRESS).unlink(missing_ok=True)
+    return changed
+
+
+def _write_left_out(output: Path, plan: Plan) -> bool:
+    """Put the list of what was left out beside the tars; there is none where nothing was."""
+    path = output / _LEFT_OUT
+    if not plan.facts["left_out"]["total"] or (path.exists() and filecmp.cmp(path, plan.left_out, shallow=False)):
+        return False
+    with plan.left_out.open("rb") as source, publish(path) as file:
+        shutil.copyfileobj(source, file)
+    return True

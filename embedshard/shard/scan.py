@@ -1,0 +1,194 @@
+"""The plan pass: look at every triple, leave out the bad ones, spill the rest to disk and cut them into units.
+
+May import `processed`, `sample`, `distinct`, `errors`. Memory does not grow with the number of triples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from embedshard.distinct import DistinctIds, id_hash
+from embedshard.errors import InputError
+from embedshard.processed import Entry, entries, read_info
+from embedshard.sample import SPLITS
+from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
+from embedshard.shard.triple import BadTripleError, Row, Triple, inspect
+
+__all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_rows"]
+
+FORMAT = 1
+_LISTED = 1000
+_ROWS, _PLAN, _LEFT_OUT = ".tmp-rows", ".tmp-plan", ".tmp-left-out"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One tar to pack.
+
+    Attributes:
+        tar: Its name, split and number of samples.
+        folder: The split's folder of triples.
+        plan: File with the plan's rows, in the folder that the tar goes to.
+        offset: Where in it those of this tar begin.
+        frames: Sum over its rows.
+        digest: Hash of its rows.
+        newest: When the last of its source files changed, in nanoseconds.
+    """
+
+    tar: Tar
+    folder: Path
+    plan: Path
+    offset: int
+    frames: int
+    digest: str
+    newest: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tars to pack, and what `index.json` says beside them; `digest` is the hash of all of it."""
+
+    units: list[Unit]
+    facts: dict[str, Any]
+    left_out: Path
+    digest: str
+
+
+@dataclass
+class _Survey:
+    """What is known of the triples seen so far."""
+
+    embed_dim: int | None
+    repeated: set[int]
+    seen: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    dtypes: set[str] = field(default_factory=set)
+    reasons: Counter[str] = field(default_factory=Counter)
+    listed: list[dict[str, str]] = field(default_factory=list)
+
+
+def scan(processed: Path, spill: Path, options: ShardOptions) -> Plan:
+    """Plan the tars of a processed dataset.
+
+    Args:
+        processed: The processed dataset.
+        spill: Folder for temporary files, which the plan's units read from.
+        options: How to shard.
+
+    Raises:
+        InputError: There is nothing to shard.
+    """
+    info = read_info(processed)
+    survey = _Survey(info.encoder.get("embed_dim") if info else None, _repeated_keys(processed))
+    with (spill / _ROWS).open("wb") as rows, (spill / _LEFT_OUT).open("wb") as left_out:
+        for split in SPLITS:
+            for entry in entries(processed / split, lambda stem: order_of(stem, options)):
+                _survey_entry(processed, split, entry, survey, (rows, left_out))
+    if not survey.counts:
+        reasons = "".join(f"\n  {count} left out: {reason}" for reason, count in survey.reasons.most_common())
+        raise InputError(
+            f"expected triples <key>.npy, .txt, .json in the splits of {processed}, found none to shard{reasons}\n"
+            f"  See: embedshard check {processed}"
+        )
+    units = _cut(processed, spill, plan_tars(survey.counts, options), options.key_format)
+    facts = {
+        "format": FORMAT,
+        "embed_dim": survey.embed_dim,
+        "dtype": "+".join(sorted(survey.dtypes)),
+        "provenance": asdict(info) if info else None,
+        "options": {name: getattr(options, name) for name in ("maxcount", "key_format", "shuffle", "seed", "name")},
+        "left_out": {
+            "total": survey.reasons.total(),
+            "reasons": dict(sorted(survey.reasons.items())),
+            "first": survey.listed,
+        },
+    }
+    digest = hashlib.sha256(json.dumps([facts, [unit.digest for unit in units]], sort_keys=True).encode())
+    with (spill / _LEFT_OUT).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return Plan(units, facts, spill / _LEFT_OUT, digest.hexdigest())
+
+
+def unit_rows(unit: Unit) -> Iterator[Row]:
+    """Yield the plan's rows for a tar."""
+    with unit.plan.open("rb") as file:
+        file.seek(unit.offset)
+        for line in islice(file, unit.tar.count):
+            yield Row(*json.loads(line))
+
+
+def _repeated_keys(processed: Path) -> set[int]:
+    """Give the hashes of keys that more than one npy has, over all splits."""
+    keys = DistinctIds()
+    for split in SPLITS:
+        if (processed / split).is_dir():
+            with os.scandir(processed / split) as files:
+                for stem, _, part in (file.name.rpartition(".") for file in files):
+                    if stem and part == "npy":
+                        keys.add(triple_key(stem))
+    repeated = keys.repeated()
+    if len(repeated) >= 1 << 20:
+        raise InputError(f"expected keys that are unique over all splits, found over a million twice in {processed}")
+    return repeated
+
+
+def _survey_entry(
+    processed: Path, split: str, entry: Entry, survey: _Survey, files: tuple[IO[bytes], IO[bytes]]
+) -> None:
+    """Write a triple to the rows, or to those left out."""
+    rows, left_out = files
+    try:
+        triple = _good_triple(processed / split, entry, survey)
+    except BadTripleError as error:
+        name = f"{split}/{entry.key}".encode("utf-8", "backslashreplace").decode()
+        line = {"triple": name, "reason": str(error)}
+        left_out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        survey.reasons[str(error)] += 1
+        if len(survey.listed) < _LISTED:
+            survey.listed.append(line)
+        return
+    survey.counts[split] += 1
+    survey.embed_dim = triple.embed_dim
+    survey.dtypes.add(triple.dtype)
+    rows.write(f"{triple.newest} {triple.row.frames} {json.dumps(triple.row)}\n".encode())
+
+
+def _good_triple(folder: Path, entry: Entry, survey: _Survey) -> Triple:
+    key = triple_key(entry.key)
+    triple = inspect(folder, entry, key)
+    if survey.embed_dim not in (None, triple.embed_dim):
+        raise BadTripleError(f"embed_dim is {triple.embed_dim}, expected {survey.embed_dim}")
+    if id_hash(key) in survey.repeated:
+        if key in survey.seen:
+            raise BadTripleError(f"same key as a triple of {survey.seen[key]}")
+        survey.seen[key] = folder.name
+    return triple
+
+
+def _cut(processed: Path, spill: Path, tars: list[Tar], key_format: str | None) -> list[Unit]:
+    """Write the plan's rows under their final keys; each tar has its slice of them."""
+    units = []
+    with (spill / _ROWS).open("rb") as rows, (spill / _PLAN).open("wb") as plan:
+        for tar in tars:
+            offset, digest, frames, newest = plan.tell(), hashlib.sha256(), 0, 0
+            for index, line in enumerate(islice(rows, tar.count), tar.first):
+                changed, count, row = line.split(b" ", 2)
+                if key_format:
+                    renamed = Row(*json.loads(row))._replace(key=key_format.format(index=index))
+                    row = json.dumps(renamed).encode() + b"\n"
+                digest.update(row)
+                plan.write(row)
+                frames, newest = frames + int(count), max(newest, int(changed))
+            unit = Unit(tar, processed / tar.split, spill / _PLAN, offset, frames, digest.hexdigest(), newest)
+            units.append(unit)
+    (spill / _ROWS).unlink()
+    return units

@@ -1,0 +1,128 @@
+"""Split recipes: which split a media belongs to, by its id. May import nothing of ours but `sample`.
+
+A recipe is a YAML file of ratios or of list files, or the csv that `prepare --freeze-split` wrote:
+
+    ratios: {train: 0.9, val: 0.05, test: 0.05}     lists: {train: train.txt, val: val.txt}
+    seed: 0                                         (one media id a line; paths start from the recipe's folder)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedshard.errors import InputError
+from embedshard.sample import SPLITS
+
+__all__ = ["FROZEN_HEADER", "assigner"]
+
+FROZEN_HEADER = ["media_id", "split"]
+
+Assign = Callable[[str], "str | None"]
+
+
+def assigner(path: Path) -> Assign:
+    """Read a split recipe.
+
+    Ratios hash the seed and the media id, so that a video never lands in two splits, and videos that are added
+    move none of those that were there.
+
+    Args:
+        path: A `.yaml` or `.yml` recipe, or a frozen `.csv`.
+
+    Returns:
+        A function from media id to split; None for an id that the recipe does not list.
+
+    Raises:
+        InputError: There is no such file, or it is no recipe; names the key or line.
+    """
+    if not path.is_file():
+        raise InputError(f"no split recipe {path}; expected a .yaml with ratios or lists, or a .csv of --freeze-split")
+    if path.suffix.lower() == ".csv":
+        return _read_frozen(path).get
+    recipe = _read_yaml(path)
+    if set(recipe) not in ({"ratios"}, {"ratios", "seed"}, {"lists"}):
+        found = ", ".join(map(str, recipe))
+        raise InputError(f"{path}: expected the key ratios (with an optional seed) or the key lists, found: {found}")
+    if "ratios" in recipe:
+        return _by_ratio(_ratios(path, recipe["ratios"]), str(recipe.get("seed", 0)))
+    return _read_lists(path, _by_split(path, "lists", recipe["lists"])).get
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: expected ratios: {{train: 0.9, val: 0.05, test: 0.05}}, found {recipe!r}")
+    return recipe
+
+
+def _by_split(path: Path, key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value or set(value) - set(SPLITS):
+        raise InputError(f"{path}, key {key}: expected an entry for each of train, val, test, found {value!r}")
+    return value
+
+
+def _ratios(path: Path, value: Any) -> dict[str, float]:
+    ratios = _by_split(path, "ratios", value)
+    for split, ratio in ratios.items():
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+            raise InputError(f"{path}, key ratios.{split}: expected a number from 0 to 1, found {ratio!r}")
+    if not math.isclose(total := sum(ratios.values()), 1, abs_tol=1e-6):
+        raise InputError(f"{path}, key ratios: expected numbers whose sum is 1, found the sum {total:g}")
+    return ratios
+
+
+def _by_ratio(ratios: Mapping[str, float], seed: str) -> Assign:
+    borders: list[tuple[float, str]] = []
+    total = 0.0
+    for split in SPLITS:
+        if ratios.get(split):
+            total += ratios[split]
+            borders.append((total, split))
+
+    def assign(media_id: str) -> str:
+        text = f"{seed}\n{media_id}".encode("utf-8", "surrogatepass")
+        point = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+        return next((split for border, split in borders if point < border), borders[-1][1])
+
+    return assign
+
+
+def _read_lists(path: Path, lists: Mapping[str, Any]) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for split, name in lists.items():
+        file = path.parent / str(name)
+        if not file.is_file():
+            raise InputError(f"{path}, key lists.{split}: no file {file}; expected one media id a line")
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+            if media_id := line.rstrip("\r"):
+                _put(splits, media_id, split, f"{file}, line {number}")
+    return splits
+
+
+def _read_frozen(path: Path) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        if (header := next(reader, [])) != FROZEN_HEADER:
+            raise InputError(f"{path}: expected the header {','.join(FROZEN_HEADER)}, found {','.join(header)!r}")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(row) != 2 or row[1] not in SPLITS:
+                raise InputError(f"{where}: expected a media id and train, val or test, found {','.join(row)!r}")
+            _put(splits, row[0], row[1], where)
+    return splits
+
+
+def _put(splits: dict[str, str], media_id: str, split: str, where: str) -> None:
+    if splits.setdefault(media_id, split) != split:
+        raise InputError(f"{where}: expected every media in one split, found {media_id!r} in {splits[media_id]} too")

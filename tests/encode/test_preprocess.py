@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from embedshard.encode.preprocess import Preprocess
+from embedshard.frames import open_reader
+
+CLIP = Preprocess((224, 224), open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+SIZES = [(224, 224), (256, 340), (720, 1280), (1, 300), (97, 223), (456, 123), (224, 500), (333, 333), (10, 12)]
+
+
+def prepared(preprocess: Preprocess, frame: np.ndarray) -> torch.Tensor:
+    return preprocess.normalise(torch.from_numpy(preprocess.shrink(frame)[None].copy()))[0]
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(224, 224), (96, 160)])
+def test_equals_open_clip_bit_for_bit(resize_mode, interpolation, size):
+    cfg = PreprocessCfg(size=size, resize_mode=resize_mode, interpolation=interpolation, fill_color=7)
+    theirs = image_transform_v2(cfg, is_train=False)
+    ours = Preprocess(size, cfg.mean, cfg.std, interpolation, resize_mode, 7)
+    rng = np.random.default_rng(0)
+    for height, width in SIZES:
+        if resize_mode == "longest" and min(height, width) == 1:
+            continue  # open_clip rounds the short side to 0
+        frame = rng.integers(0, 256, (height, width, 3), np.uint8)
+        assert torch.equal(prepared(ours, frame), theirs(Image.fromarray(frame))), (height, width)
+
+
+def test_golden_pictures_give_the_published_tensors(shared_data: Path):
+    expected = json.loads((shared_data / "golden_clip/golden.json").read_text())["preprocess_sha256"]["values"]
+    assert len(expected) == 8
+    for name, digest in expected.items():
+        ((_, frame),) = open_reader(shared_data / "images" / name, "image").read(np.array([0]))
+        tensor = prepared(CLIP, frame).numpy().astype("<f4")
+        assert hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest() == digest, name
+
+
+def test_golden_tensor_value_by_value(shared_data: Path):
+    ((_, frame),) = open_reader(shared_data / "images/kafka.jpg", "image").read(np.array([0]))
+    golden = np.load(shared_data / "golden_clip/kafka_preprocessed.npy")
+    assert np.array_equal(prepared(CLIP, frame).numpy(), golden.reshape(3, 224, 224))
