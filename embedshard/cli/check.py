@@ -12,6 +12,7 @@ from embedshard.cli.progress import bar, table
 __all__ = ["check"]
 
 _SHOWN = 20
+_COUNTS = ("train", "val", "test", "samples", "frames", "tars")
 
 
 @click.command()
@@ -27,7 +28,7 @@ def check(folder: Path, as_json: bool, allow_leak: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
     else:
-        table((report.kind, "count"), report.counts.items())
+        table((report.kind, "count"), ((name, report.counts[name]) for name in _COUNTS if name in report.counts))
         for note in report.notes:
             click.echo(f"note: {note}")
         for problem in report.problems[:_SHOWN]:
