@@ -13,8 +13,10 @@ from embedshard.cli.progress import bar
 from embedshard.errors import InputError
 
 if TYPE_CHECKING:
-    from embedshard.encode.run import EncodeReport
+    from embedshard.encode.clip import ClipEncoder
+    from embedshard.encode.run import EncodeOptions, EncodeReport
     from embedshard.frames import Sampling
+    from embedshard.manifest import Manifest
 
 __all__ = ["encode"]
 
@@ -73,7 +75,6 @@ def encode(manifest: Path, processed: Path, **options: Any) -> None:
 
     from embedshard.encode.clip import ModelOptions, load_encoder
     from embedshard.encode.run import EncodeOptions
-    from embedshard.encode.run import encode as run_encode
     from embedshard.frames import require_decoder
     from embedshard.manifest import open_manifest
 
@@ -88,17 +89,23 @@ def encode(manifest: Path, processed: Path, **options: Any) -> None:
         f"{encoder.setting['model']} ({encoder.setting['pretrained']}) on {encoder.device}, "
         f"{encoder.setting['precision']}, {encoder.batch_size} frames a batch; {sampling}"
     )
-    workers = _workers(encoder.device) if options["workers"] is None else options["workers"]
     chosen = EncodeOptions(
         sampling,
         decoder=options["decoder"],
         dtype=options["dtype"],
         normalize=options["normalize"],
-        workers=workers,
+        workers=_workers(encoder.device) if options["workers"] is None else options["workers"],
         timeout=options["timeout"],
         retry_failed=options["retry_failed"],
     )
-    with bar(opened.rows, "sample") as progress:
+    _summarise(_encode(opened, processed, encoder, chosen), processed)
+
+
+def _encode(manifest: Manifest, processed: Path, encoder: ClipEncoder, options: EncodeOptions) -> EncodeReport:
+    """Encode under a progress bar."""
+    from embedshard.encode.run import encode as run_encode
+
+    with bar(manifest.rows, "sample") as progress:
 
         def show(report: EncodeReport) -> None:
             progress.set_postfix_str(f"{report.frames} frames, {report.failed} failed", refresh=False)
@@ -106,11 +113,10 @@ def encode(manifest: Path, processed: Path, **options: Any) -> None:
             progress.update(finished - progress.n)
 
         try:
-            report = run_encode(opened, processed, encoder, chosen, show)
+            return run_encode(manifest, processed, encoder, options, show)
         except KeyboardInterrupt:
             progress.close()
             raise click.ClickException("stopped; the same command goes on where this one was") from None
-    _summarise(report, processed)
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from embedshard.errors import InputError
 if TYPE_CHECKING:
     from embedshard.prepare import PrepareReport
 
-__all__ = ["prepare", "summarise"]
+__all__ = ["prepare"]
 
 
 @click.command()
@@ -27,10 +27,7 @@ __all__ = ["prepare", "summarise"]
 )
 @click.option("--freeze-split", type=click.Path(path_type=Path), help="Write the split of every media to this csv.")
 @click.option("--allow-leak", is_flag=True, help="Keep media that lie in two splits.")
-def prepare(
-    source: str, raw: Path, manifest: Path, split: str | None, settings: tuple[str, ...], freeze_split: Path | None,
-    allow_leak: bool,
-) -> None:  # fmt: skip
+def prepare(source: str, raw: Path, manifest: Path, **options: Any) -> None:
     """Read the raw dataset RAW, as SOURCE's authors publish it, and write MANIFEST (samples.parquet).
 
     Reads annotations only, no media. What gives no sample is counted in prepare.json and listed in left_out.jsonl,
@@ -40,10 +37,10 @@ def prepare(
     from embedshard.prepare import prepare as run_prepare
     from embedshard.sources import get_source
 
-    options = PrepareOptions(split, _pairs(settings), allow_leak, freeze_split)
+    options["settings"] = _pairs(options["settings"])
     with bar(None, "row") as progress:
-        report = run_prepare(get_source(source), raw, manifest, options, progress.update)
-    summarise(report, manifest)
+        report = run_prepare(get_source(source), raw, manifest, PrepareOptions(**options), progress.update)
+    _summarise(report, manifest)
 
 
 def _pairs(settings: tuple[str, ...]) -> Mapping[str, str]:
@@ -53,7 +50,7 @@ def _pairs(settings: tuple[str, ...]) -> Mapping[str, str]:
     return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
 
 
-def summarise(report: PrepareReport, manifest: Path) -> None:
+def _summarise(report: PrepareReport, manifest: Path) -> None:
     """Print what went where."""
     table(("split", "samples"), [*report.samples.items(), ("all", sum(report.samples.values()))])
     for reason, count in report.left_out.items():

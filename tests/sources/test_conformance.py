@@ -8,13 +8,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from embedshard import load
+from embedshard.check import check
 from embedshard.demo import Tree
+from embedshard.encode.clip import ClipEncoder
+from embedshard.encode.run import EncodeOptions, encode
+from embedshard.frames import Sampling
 from embedshard.manifest import open_manifest
 from embedshard.prepare import PrepareOptions, options_from, prepare
 from embedshard.sample import SPLITS, LeftOut, Sample
+from embedshard.shard.pack import shard
+from embedshard.shard.plan import ShardOptions
+from embedshard.shard.table import read_splits
 from embedshard.sources import Source, all_sources
 
 SOURCES = all_sources()
@@ -49,6 +58,29 @@ def check_prepare(source: Source, raw: Path, way: str, out: Path) -> None:
     assert len(samples) + sum(report.left_out.values()) == len(rows)
     assert {split for split, count in report.samples.items() if count} == set(source.splits[way])
     check_samples(samples, raw)
+
+
+def check_whole_way(source: Source, raw: Path, out: Path, encoder: ClipEncoder) -> None:
+    """Prepare -> encode -> shard -> check -> load: every sample comes back with its own caption, media and metadata."""
+    prepare(source, raw, out / "samples.parquet", PrepareOptions(), lambda n: None)
+    manifest = open_manifest(out / "samples.parquet")
+    report = encode(manifest, out / "processed", encoder, EncodeOptions(Sampling("fps"), workers=0))
+    assert (report.samples, report.done, report.failed) == (manifest.rows, manifest.rows, 0)
+    shard(out / "processed", out / "shards", ShardOptions(), lambda n: None)
+    assert check(out / "shards", False, lambda n: None).problems == []
+    loaded = {s["key"]: (split, s) for split in read_splits(out / "shards") for s in load(out / "shards", split)}
+    assert len(loaded) == manifest.rows
+    for sample in manifest.samples():
+        split, found = loaded[sample.key]
+        assert (split, found["text"], found["meta"]["media"]) == (sample.split, sample.caption, sample.media.path)
+        assert found["embeddings"].shape == (len(found["meta"]["frame_times"]), encoder.embed_dim)
+        fields = {**found["meta"], **_raw_fields(found["meta"])}
+        assert {name: fields.get(name) for name in sample.meta} == sample.meta
+
+
+def _raw_fields(meta: dict[str, Any]) -> dict[str, Any]:
+    """Give the dataset's fields that stepped back for ours of the same name."""
+    return {name.removeprefix("raw_"): value for name, value in meta.items() if name.startswith("raw_")}
 
 
 def check_samples(samples: list[Sample], raw: Path) -> None:
@@ -104,3 +136,8 @@ def test_no_torch(raw_trees, tmp_path):
     )
     trees = [str(raw_trees[name]) for name in SOURCES]
     subprocess.run([sys.executable, "-c", code, *trees], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_demo_goes_all_the_way_and_gives_its_captions_back(name, raw_trees, tmp_path, encoder):
+    check_whole_way(SOURCES[name], raw_trees[name], tmp_path, encoder)

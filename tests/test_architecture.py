@@ -1,0 +1,122 @@
+"""The rooms and the arrows between them (the design's section 3), walked with `ast`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "embedshard"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+EVERYWHERE = {"", "errors"}  # "" is the package itself: its version and `load`
+ARROWS = {
+    "": {"load"},
+    "__main__": {"cli"},
+    "errors": set(),
+    "sample": set(),
+    "store": set(),
+    "distinct": set(),
+    "demo": {"store"},
+    "manifest": {"sample", "store"},
+    "processed": {"sample", "store"},
+    "split": {"sample"},
+    "sources": {"sample", "demo"},
+    "prepare": {"sources", "split", "manifest", "sample", "distinct", "store"},
+    "frames": set(),
+    "encode": {"frames", "manifest", "processed", "store", "sample", "distinct"},
+    "engine": set(),
+    "shard": {"processed", "sample", "distinct", "store", "engine"},
+    "check": {"processed", "shard", "sample", "distinct", "store"},
+    "load": {"shard"},
+    "cli": {"sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
+}
+HEAVY = {
+    "open_clip": {"encode/clip.py"},
+    "torch": {"encode/clip.py", "encode/preprocess.py", "encode/batch.py", "load/collate.py", "load/pipeline.py"},
+    "webdataset": {"load/__init__.py", "load/pipeline.py"},
+    "decord": {"frames/decord.py"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield node.module or ""
+
+
+def room(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_listed_arrows(path):
+    here = room_of(path)
+    found = {room(name) for name in imports(path) if name.split(".")[0] == "embedshard"}
+    assert found - {here} <= ARROWS[here] | EVERYWHERE
+
+
+def test_load_reads_only_tables_and_tars_of_shard():
+    names = {name for path in (PACKAGE / "load").glob("*.py") for name in imports(path)}
+    assert {name for name in names if ".shard" in name} == {"embedshard.shard.table", "embedshard.shard.tar"}
+
+
+@pytest.mark.parametrize("package", HEAVY)
+def test_heavy_packages_have_their_places(package):
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if any(name.split(".")[0] == package for name in imports(path))
+    }
+    assert users == HEAVY[package]
+
+
+def test_only_sources_name_a_dataset():
+    names = [path.stem for path in (PACKAGE / "sources").glob("[!_]*.py") if path.stem not in ("folder", "table")]
+    for path in FILES:
+        if room_of(path) not in ("sources", "load", "cli"):
+            words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert not words & (set(names) - {"webdataset"}), path
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(PACKAGE)}:{node.name}", node
+
+
+def test_bodies_have_at_most_40_lines_and_6_arguments():
+    for name, node in functions():
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        given = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
+        assert lines <= 40, f"{name}: {lines} lines"
+        assert len(given) <= 6, f"{name}: {len(given)} arguments"
+
+
+def test_help_is_there_at_once():
+    begun = time.monotonic()
+    code = (
+        "import sys; sys.argv = ['embedshard', '--help']\n"
+        "from embedshard.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'open_clip', 'webdataset', 'pyarrow', 'av', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert time.monotonic() - begun < 1
