@@ -59,7 +59,7 @@ def read_recipe(path: Path, overrides: Mapping[str, str], commands: Mapping[str,
     top, sections = _parse(path, commands)
     for name, value in overrides.items():
         section, _, key = name.rpartition(".")
-        place = sections.get(section) if section else top
+        place = top if name == "out" else sections.get(section)
         if place is None:
             raise InputError(f"--set {name}: expected out or one of {', '.join(f'{s}.KEY' for s in commands)}")
         place[key] = _Value(yaml.safe_load(value), f"--set {name}")

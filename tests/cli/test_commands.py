@@ -1,0 +1,129 @@
+"""The commands as a user types them, from a raw tree to checked shards, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from embedshard.cli import main
+from embedshard.demo import Tree
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    run("demo", "folder", tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def encode(folder: Path, model: Path, *more: object, code: int = 0) -> Result:
+    words = (folder / "samples.parquet", folder / "processed", "--model", model, "--device", "cpu", "--workers", 0)
+    return run("encode", *words, *more, code=code)
+
+
+def test_three_commands_and_a_check(tmp_path, raw, tiny_model):
+    prepared = run("prepare", "folder", raw, tmp_path / "samples.parquet").output
+    assert "left out: 1 x missing media (test/gone)" in prepared
+    (raw / "train/10.gif").write_text("broken since")
+    encoded = encode(tmp_path, tiny_model).output
+    assert "5 samples: 4 encoded, 0 were there, 1 failed" in encoded
+    assert "1 x not a picture that Pillow knows" in encoded
+    assert "5 samples: 0 encoded, 4 were there, 1 failed" in encode(tmp_path, tiny_model).output
+    sharded = run("shard", tmp_path / "processed", tmp_path / "shards").output
+    assert "4 samples" in sharded
+    assert "complete already; nothing changed" in run("shard", tmp_path / "processed", tmp_path / "shards").output
+    assert "all right" in run("check", tmp_path / "shards").output
+    assert "all right" in run("check", tmp_path / "processed").output
+
+
+def test_check_lists_what_is_wrong_and_exits_with_1(tmp_path, raw, tiny_model):
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    encode(tmp_path, tiny_model)
+    run("shard", tmp_path / "processed", tmp_path / "shards")
+    (tmp_path / "shards/ds_00000.tar").write_bytes(b"\0" * 10240)
+    assert "wrong: ds_00000.tar" in run("check", tmp_path / "shards", code=1).output
+    report = json.loads(run("check", tmp_path / "shards", "--json", code=1).stdout)
+    assert report["ok"] is False
+    assert report["problems"][0].keys() == {"where", "what"}
+
+
+def test_a_moved_raw_tree_is_found_by_media_root(tmp_path, raw, tiny_model):
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    raw.rename(tmp_path / "moved")
+    failed = encode(tmp_path, tiny_model, code=1).output
+    assert "5 x missing media" in failed
+    assert "not one sample could be encoded" in failed
+    assert "5 encoded" in encode(tmp_path, tiny_model, "--media-root", tmp_path / "moved", "--retry-failed").output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("prepare", "kinetics", "x", "y"), "did you mean kinetics700?"),
+        (("prepare", "kinetics700", "nowhere", "y"), "nothing of that name"),
+        (("prepare", "folder", "raw", "y", "--option", "caption"), "expected --option NAME=VALUE"),
+        (("prepare", "folder", "raw", "y", "--split", "official"), "expected given, train, val, test, or the path"),
+        (("encode", "none.parquet", "out", "--model", "x"), "embedshard prepare SOURCE RAW none.parquet"),
+        (("encode", "samples.parquet", "out", "--model", "ViT-B-32"), "needs --pretrained"),
+        (("encode", "samples.parquet", "out", "--model", "x", "--fps", "fast"), "like 1, 0.5 or 30000/1001"),
+        (("encode", "samples.parquet", "out", "--model", "x", "--fps", "0"), "must be above 0"),
+        (("encode", "samples.parquet", "out", "--model", "x", "--fps", "1", "--all"), "expected one of --fps"),
+        (("encode", "samples.parquet", "out", "--model", "x", "--decoder", "vlc"), "auto, pyav, decord"),
+        (("shard", "raw/nothing", "out"), "embedshard encode"),
+        (("check", "nowhere"), "nowhere"),
+        (("demo", "folder", "raw"), "not empty"),
+        (("run", "none.yaml"), "no recipe none.yaml"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch, raw, words, said):
+    monkeypatch.chdir(tmp_path)
+    run("prepare", "folder", raw, "samples.parquet")
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_sources_are_listed_and_shown():
+    listed = run("sources").output
+    assert all(name in listed for name in ("folder", "kinetics700", "msrvtt", "table", "webdataset"))
+    shown = run("sources", "show", "msrvtt").output
+    assert "1k-A: train, test" in shown
+    assert "captions=first" in shown
+    assert "MSRVTT_data.json" in shown
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path, tiny_model):
+    tree = Tree(tmp_path / "raw")
+    for number in range(60):
+        tree.video(f"{number}.mp4", str(number), seconds=4)
+        tree.text(f"{number}.txt", "a disc")
+    run("prepare", "folder", tmp_path / "raw", tmp_path / "samples.parquet")
+    words = ["encode", tmp_path / "samples.parquet", tmp_path / "processed", "--model", tiny_model, "--workers", 1]
+    command = [sys.executable, "-m", "embedshard", *map(str, words), "--all"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list((tmp_path / "processed").glob("train/*.npy")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "stopped; the same command goes on where this one was" in errors
+    assert "Traceback" not in errors
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "60 samples" in done.stdout
+    assert " 0 failed" in done.stdout
+    assert done.stderr == ""  # no bar where there is no terminal

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from embedshard.cli import main
+from embedshard.cli.encode import encode
+from embedshard.cli.prepare import prepare
+from embedshard.cli.recipe import read_recipe
+from embedshard.cli.shard import shard
+from embedshard.errors import InputError
+from embedshard.sources import all_sources
+
+COMMANDS = {"prepare": prepare, "encode": encode, "shard": shard}
+CONFIGS = Path(__file__).parents[2] / "configs"
+GOOD = """\
+out: out
+prepare: {source: folder, raw: raw, option: {frames: true}}
+encode:
+  model: ViT-B-32
+  fps: 30000/1001
+  normalize: true
+shard: {shuffle: false, maxcount: 5}
+"""
+
+
+def read(tmp_path: Path, text: str, **overrides: str):
+    (tmp_path / "r.yaml").write_text(text)
+    return read_recipe(tmp_path / "r.yaml", {k.replace("__", "."): v for k, v in overrides.items()}, COMMANDS)
+
+
+def test_sections_become_the_words_of_the_commands(tmp_path):
+    recipe = read(tmp_path, GOOD)
+    assert (recipe.out, recipe.source, recipe.raw) == (Path("out"), "folder", Path("raw"))
+    assert recipe.arguments == {
+        "prepare": ["--option=frames=true"],
+        "encode": ["--model=ViT-B-32", "--fps=30000/1001", "--normalize"],
+        "shard": ["--no-shuffle", "--maxcount=5"],
+    }
+
+
+def test_the_command_line_overrides(tmp_path):
+    recipe = read(tmp_path, GOOD, out="there", encode__fps="2", encode__normalize="false", shard__seed="7")
+    assert recipe.out == Path("there")
+    assert recipe.arguments["encode"] == ["--model=ViT-B-32", "--fps=2"]
+    assert recipe.arguments["shard"][-1] == "--seed=7"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            GOOD.replace("fps", "fsp"),
+            r"r\.yaml, line 5: encode\.fsp: no such option of embedshard encode; did you mean fps",
+        ),
+        (GOOD.replace("30000/1001", "fast"), r"line 5: encode\.fps: expected a number or a fraction"),
+        (
+            GOOD.replace("normalize: true", "normalize: 3"),
+            r"line 6: encode\.normalize: expected true or false, found 3",
+        ),
+        (GOOD.replace("maxcount: 5", "maxcount: many"), r"line 7: shard\.maxcount: 'many' is not a valid integer"),
+        (GOOD.replace("out: out\n", ""), "missing out:"),
+        (GOOD.replace("raw: raw, ", ""), r"missing raw: \(source and raw belong into the section prepare\)"),
+        (GOOD.replace("shard:", "shards:"), "line 7: no section 'shards'; expected out, prepare, encode, shard"),
+        (GOOD.replace("{frames: true}", "frames"), r"line 2: prepare\.option: expected `name: value` pairs"),
+        (GOOD.replace("ViT-B-32", "[a, b]"), r"line 4: encode\.model: expected one value"),
+        ("encode: [", "not YAML"),
+        ("- a list", "line 1: expected the file to hold"),
+        ("", "expected the file to hold"),
+    ],
+)
+def test_mistakes_name_line_and_key(tmp_path, text, said):
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, text)
+
+
+def test_an_override_of_nothing_known(tmp_path):
+    with pytest.raises(InputError, match=r"expected out or one of prepare\.KEY"):
+        read(tmp_path, GOOD, fps="2")
+
+
+def test_there_is_a_valid_recipe_for_every_source():
+    recipes = {path.stem: read_recipe(path, {}, COMMANDS) for path in CONFIGS.glob("*.yaml")}
+    assert {name: recipe.source for name, recipe in recipes.items()} == {name: name for name in all_sources()}
+    for recipe in recipes.values():
+        for (name, command), count in zip(COMMANDS.items(), (3, 2, 2), strict=True):
+            command.make_context(name, [*recipe.arguments[name], "--", *["x"] * count])
+
+
+def test_run_goes_the_whole_way_and_again(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["demo", "kinetics700", "raw"]).exit_code == 0
+    words = [
+        "run",
+        str(CONFIGS / "kinetics700.yaml"),
+        "--raw",
+        "raw",
+        "--out",
+        "out",
+        "--set",
+        f"encode.model={tiny_model}",
+    ]
+    words += ["--set", "encode.pretrained=", "--set", "encode.device=cpu", "--set", "encode.workers=0"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert result.output.index("== prepare") < result.output.index("== encode") < result.output.index("== shard")
+    assert result.output.rstrip().endswith("all right")
+    before = {path: path.read_bytes() for path in Path("out/shards").iterdir()}
+    assert "complete already" in CliRunner().invoke(main, words).output
+    assert {path: path.read_bytes() for path in Path("out/shards").iterdir()} == before
+
+
+def test_run_stops_before_work_when_a_later_section_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(GOOD.replace("maxcount: 5", "maxcount: 5, seed: x"))
+    result = CliRunner().invoke(main, ["run", "r.yaml"])
+    assert "line 7: shard.seed" in result.output
+    assert not (tmp_path / "out").exists()
