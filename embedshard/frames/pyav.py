@@ -16,6 +16,8 @@ from typing import BinaryIO, NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from embedshard.frames import FrameError, Pixels
@@ -60,7 +62,9 @@ class PyavReader:
         for group in self._passes(wanted):
             missing = {int(self._stamps[index]): int(index) for index in group}
             key = self._keyframe_before(int(group[0]))
-            if key is not None:
+            if self.timeline.keyframe[group].all() and not self._in_order:
+                yield from self._decode(missing, key, only_keyframes=True)
+            if missing and key is not None:
                 yield from self._decode(missing, key)
             if missing:
                 yield from self._decode(missing, None)
@@ -149,8 +153,14 @@ class PyavReader:
         keys = np.flatnonzero(self.timeline.keyframe[: index + 1])
         return int(keys[-1]) if len(keys) > 1 and self._can_seek() else None
 
-    def _decode(self, missing: dict[int, int], key: int | None) -> Iterator[tuple[int, Pixels]]:
-        """Decode from a keyframe on and yield the frames whose stamps are in `missing`, taking them out."""
+    def _decode(
+        self, missing: dict[int, int], key: int | None, only_keyframes: bool = False
+    ) -> Iterator[tuple[int, Pixels]]:
+        """Decode from a keyframe on and yield the frames whose stamps are in `missing`, taking them out.
+
+        With `only_keyframes` the decoder sees no other; what is marked as one and needs others (a recovery point)
+        stays missing.
+        """
         self._container.close()
         self._container = self._open()
         stream = self._video_stream()
@@ -159,7 +169,10 @@ class PyavReader:
             return
         may_skip = context.name in _EXACT_SKIP and not self._in_order
         order = itertools.count()
+        reformatter = VideoReformatter()
         for packet in self._packets(stream, []):
+            if only_keyframes and packet.size and not packet.is_keyframe:
+                continue
             if may_skip:
                 needed = packet.pts is None or packet.pts in missing
                 context.skip_frame = "DEFAULT" if needed else "NONREF"
@@ -170,8 +183,8 @@ class PyavReader:
             for frame in frames:
                 number = next(order)
                 stamp = number if self._in_order else frame.pts
-                if stamp in missing:
-                    yield missing.pop(stamp), _pixels(frame)
+                if stamp in missing and (frame.pict_type == PictureType.I or not only_keyframes):
+                    yield missing.pop(stamp), _pixels(frame, reformatter)
             if not missing:
                 return
 
@@ -202,10 +215,10 @@ class _Packet(NamedTuple):
         return self.stamp or 0
 
 
-def _pixels(frame: av.VideoFrame) -> Pixels:
+def _pixels(frame: av.VideoFrame, reformatter: VideoReformatter) -> Pixels:
     """Convert to RGB and turn by the display matrix."""
     turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    return np.ascontiguousarray(np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), turns))
 
 
 def _text(error: Exception) -> str:
