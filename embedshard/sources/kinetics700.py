@@ -31,7 +31,7 @@ class Kinetics700(Source):
     license = "CC BY 4.0 (annotations)"
     kind = "classification"
     modality = "video"
-    samples_published = "536489 train, 33966 val, 64532 test (as in CLIP-Kinetics700)"
+    samples_published = "536489, 33966, 64532"
     splits = {"official": SPLITS}
     expects = f"""
 train.csv, validate.csv, test.csv    columns label,youtube_id,time_start,time_end,split (test may lack label)

@@ -56,7 +56,7 @@ class MSRVTT(Source):
     license = "not stated"
     kind = "caption"
     modality = "video"
-    samples_published = "6513 train, 497 val, 2990 test clips, 20 captions each"
+    samples_published = "6513, 497, 2990 clips of 20 captions"
     splits = {"official": SPLITS, "1k-A": ("train", "test"), "7k": ("train", "test")}
     options = MSRVTTOptions
     expects = f"""
