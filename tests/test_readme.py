@@ -14,7 +14,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 def source_table() -> str:
     """Print the table between the README's `sources` marks from the registry."""
-    head = "| source | dataset | kind | modality | splits | samples | licence |\n| --- | --- | --- | --- | --- | --- | --- |"
+    columns = ("source", "dataset", "kind", "modality", "splits", "samples", "licence")
+    head = f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
     rows = [
         f"| `{s.name}` | {f'[{s.title}]({s.homepage})' if s.homepage else s.title} | {s.kind} | {s.modality} | "
         f"{', '.join(s.splits)} | {s.samples_published or '-'} | {s.license or '-'} |"
