@@ -181,24 +181,32 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
 def read_info(folder: Path) -> DatasetInfo | None:
     """Read `dataset.json`; None where a folder has none, as those of other tools."""
     try:
-        value = json.loads((folder / INFO).read_bytes())
-        return DatasetInfo(value["encoder"], value["source"])
+        info = DatasetInfo(**json.loads((folder / INFO).read_bytes()))
+        if not (isinstance(info.encoder, dict) and isinstance(info.source, dict)):
+            raise TypeError("expected two objects, encoder and source")
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{folder / INFO} is damaged ({error}); restore it, or encode into a new folder") from error
+    return info
 
 
 def read_failures(folder: Path) -> dict[str, Failure]:
-    """Read `failed.jsonl`, the last line of a key counting; a line cut off by a crash is passed over."""
+    """Read `failed.jsonl`, the last line of a key counting; a line that a crash cut off is passed over.
+
+    Raises:
+        InputError: A line is JSON, but no failure.
+    """
     failures: dict[str, Failure] = {}
-    if (folder / FAILED).is_file():
-        for line in (folder / FAILED).read_bytes().splitlines():
-            try:
-                failure = Failure(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
+    path = folder / FAILED
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        try:
+            failure = Failure(**json.loads(line))
             failures[failure.key] = failure
+        except ValueError:
+            continue
+        except TypeError as error:
+            raise InputError(f"{path}, line {number} is damaged ({error}); mend it, or remove the line") from error
     return failures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,13 @@ def _encode(manifest: Manifest, processed: Path, encoder: ClipEncoder, options: 
     """Encode under a progress bar."""
     from embedshard.encode.run import encode as run_encode
 
+    begun = time.monotonic()
     with bar(manifest.rows, "sample") as progress:
 
         def show(report: EncodeReport) -> None:
-            progress.set_postfix_str(f"{report.frames} frames, {report.failed} failed", refresh=False)
+            seconds = max(time.monotonic() - begun, 1e-3)
+            rates = f"{report.frames / seconds:.0f} frames/s, {report.media / seconds:.1f} media/s"
+            progress.set_postfix_str(f"{rates}, {report.failed} failed", refresh=False)
             finished = report.done + report.done_before + report.failed + report.failed_before
             progress.update(finished - progress.n)
 

@@ -68,7 +68,7 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
         published CLIP-Kinetics700 table leaves the ending out).
 
     Raises:
-        InputError: There is no such table, or its header is another one.
+        InputError: There is no such table, its header is another one, or a tar is there twice.
     """
     path = folder / SPLITS_CSV
     if not path.is_file():
@@ -83,11 +83,15 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
             f"{path}: expected the header tar_file,split, found {','.join(rows[0]) if rows else 'nothing'}"
         )
     splits: dict[str, list[str]] = {}
+    seen: set[str] = set()
     for number, row in enumerate(rows[1:], 2):
         if len(row) != 2:
             raise InputError(f"{path}, line {number}: expected a tar file and a split, found {','.join(row)!r}")
-        tar_file, split = row
-        splits.setdefault(split, []).append(tar_file if tar_file.endswith(".tar") else f"{tar_file}.tar")
+        tar_file, split = row[0].removesuffix(".tar") + ".tar", row[1]
+        if tar_file in seen:
+            raise InputError(f"{path}, line {number}: expected every tar once, found {tar_file} again")
+        seen.add(tar_file)
+        splits.setdefault(split, []).append(tar_file)
     return splits
 
 

@@ -16,7 +16,7 @@ def triple(index: int) -> dict[str, bytes]:
     """Make the parts of a sample of 1 + index % 7 frames whose values tell frame and sample."""
     buffer = io.BytesIO()
     frames = 1 + index % 7
-    np.save(buffer, (np.arange(frames)[:, None] + 100 * np.ones((1, 4)) * index).astype(np.float16))
+    np.save(buffer, (np.arange(frames)[:, None] + 100 * np.ones((1, 4)) * (index % 600)).astype(np.float16))
     meta = json.dumps({"index": index, "frame_times": [float(t) for t in range(frames)], "start": None})
     return {"json": meta.encode(), "npy": buffer.getvalue(), "txt": CAPTIONS[index % len(CAPTIONS)].encode()}
 

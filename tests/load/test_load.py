@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from inspect import signature
 from pathlib import Path
 
@@ -192,3 +193,17 @@ def test_open_clip_training_reader_takes_our_tars(tmp_path: Path) -> None:
     write_shards(tmp_path, tars=1)
     samples = data.tarfile_to_samples_nothrow([{"url": str(tmp_path / "ds_00000.tar")}])
     assert [sample["txt"].decode() for sample in samples] == CAPTIONS[:4]
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path) -> None:
+    peaks = []
+    for tars in (2, 20):
+        write_shards(tmp_path / str(tars), tars, each=100)
+        stream = load(tmp_path / str(tars), batch_size=8, shuffle=50)
+        for batch in stream:  # what is loaded once stays loaded
+            assert batch
+        tracemalloc.start()
+        assert sum(len(batch["key"]) for batch in stream) == 100 * tars
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
