@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["encode"]
 
 _REASONS = 5
+_GOES_ON = "the same command goes on where this one was"
 
 
 class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
@@ -120,7 +121,10 @@ def _encode(manifest: Manifest, processed: Path, encoder: ClipEncoder, options: 
             return run_encode(manifest, processed, encoder, options, show)
         except KeyboardInterrupt:
             progress.close()
-            raise click.ClickException("stopped; the same command goes on where this one was") from None
+            raise click.ClickException(f"stopped; {_GOES_ON}") from None
+        except OSError as error:
+            progress.close()
+            raise click.ClickException(f"{error}\n  Once that is mended, {_GOES_ON}") from error
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

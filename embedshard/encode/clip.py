@@ -185,11 +185,11 @@ def _checked(options: ModelOptions) -> tuple[str, str | None, bool]:
     """Give open_clip's model name and tag or file, and whether the tag was trained with QuickGELU."""
     import open_clip
 
-    if Path(options.model).is_dir():
-        if not (Path(options.model) / "open_clip_config.json").is_file():
+    if folder := _folder(options.model):
+        if not (folder / "open_clip_config.json").is_file():
             raise InputError(f"--model {options.model}: the folder holds no open_clip_config.json")
-        return f"{_LOCAL}{options.model}", None, False
-    if options.model.startswith(("hf-hub:", _LOCAL)):
+        return f"{_LOCAL}{folder}", None, False
+    if options.model.startswith("hf-hub:"):
         return options.model, None, False
     if options.model not in open_clip.list_models():
         close = difflib.get_close_matches(options.model, open_clip.list_models(), n=3)
@@ -219,15 +219,23 @@ def _load_error(options: ModelOptions, error: Exception) -> str:
     )
 
 
+def _folder(model: str) -> Path | None:
+    """Give the folder that holds the model, None where open_clip knows a model of that name."""
+    import open_clip
+
+    folder = Path(model.removeprefix(_LOCAL))
+    return folder if model not in open_clip.list_models() and folder.is_dir() else None
+
+
 def _model_text(model: str) -> str:
-    path = Path(model.removeprefix(_LOCAL))
-    return path.resolve().name if path.is_dir() else model
+    folder = _folder(model)
+    return folder.resolve().name if folder else model
 
 
 def _pretrained_text(options: ModelOptions) -> str | None:
     """Name the weights; a local file by its name and content, so that its folder does not matter."""
-    folder = Path(options.model.removeprefix(_LOCAL))
-    files = [folder / name for name in _WEIGHTS] if folder.is_dir() else [Path(options.pretrained or "")]
+    folder = _folder(options.model)
+    files = [folder / name for name in _WEIGHTS] if folder else [Path(options.pretrained or "")]
     for file in files:
         if file.is_file():
             with file.open("rb") as content:

@@ -45,6 +45,7 @@ __all__ = ["EncodeOptions", "EncodeReport", "encode"]
 
 _WRITES_AHEAD = 256
 _MESSAGES_AHEAD = 32
+_PATIENCE = 5.0
 _OWN_FIELDS = ("key", "source", "split", "media", "media_id", "start", "end", "duration", "frame_times", "encoder")
 
 T = TypeVar("T")
@@ -384,7 +385,7 @@ def _ahead(items: Iterable[T]) -> Iterator[T]:
             yield item()
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PATIENCE)  # a decoder may be hanging; its process ends with this one
 
 
 def _raise(error: BaseException) -> Any:

@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +30,7 @@ from embedshard.sample import open_address
 __all__ = ["DecodeOptions", "Done", "Failed", "Frames", "Job", "Message", "Opened", "decode", "decoded"]
 
 _CHUNK = 16
+_ONE_FRAME = Sampling("count", Fraction(1))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def decode(job: Job, options: DecodeOptions) -> Iterator[Message]:
     try:
         media = open_address(job.media, Path(job.root))
         with contextlib.closing(open_reader(media, job.kind, options.decoder, job.frame_rate)) as reader:
-            chosen = [_choose(reader.timeline, options.sampling, window) for window in job.windows]
+            sampling = options.sampling if job.kind != "image" else _ONE_FRAME
+            chosen = [_choose(reader.timeline, sampling, window) for window in job.windows]
             clips = [clip for clip in chosen if not isinstance(clip, str)]
             wanted = np.unique(np.concatenate(clips)) if clips else np.empty(0, np.int64)
             rows = [clip if isinstance(clip, str) else np.searchsorted(wanted, clip) for clip in chosen]

@@ -115,7 +115,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path, tiny_model)
     run("prepare", "folder", tmp_path / "raw", tmp_path / "samples.parquet")
     words = ["encode", tmp_path / "samples.parquet", tmp_path / "processed", "--model", tiny_model, "--workers", 1]
     command = [sys.executable, "-m", "embedshard", *map(str, words), "--all"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     while process.poll() is None and not list((tmp_path / "processed").glob("train/*.npy")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -155,6 +155,29 @@ def test_colours_are_not_swapped(tmp_path, encoder):
     assert np.linalg.norm(found - embeddings["red"]) < 0.2 * np.linalg.norm(found - embeddings["blue"])
 
 
+def test_a_picture_is_one_frame_whatever_the_plan(tmp_path, encoder):
+    raw_tree(tmp_path)
+    for number, sampling in enumerate(
+        (Sampling("count", Fraction(4)), Sampling("every", Fraction(3)), Sampling("all"))
+    ):
+        rows = manifest(tmp_path, [sample("p.jpg")])
+        encode(rows, tmp_path / str(number), encoder, replace(OPTIONS, sampling=sampling))
+        assert np.load(tmp_path / f"{number}/train/x--p-2ejpg.npy").shape == (1, 64)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, encoder):
+    rows = manifest(tmp_path, raw_tree(tmp_path))
+    (tmp_path / "out/train").mkdir(parents=True)
+    blocked = tmp_path / "out/train/.tmp-x--v2-2emp4.npy"
+    blocked.mkdir()  # the write of this one file fails, as on a full disk
+    with pytest.raises(OSError, match="v2"):
+        encode(rows, tmp_path / "out", encoder, OPTIONS)
+    blocked.rmdir()
+    encode(rows, tmp_path / "out", encoder, OPTIONS)
+    encode(rows, tmp_path / "whole", encoder, OPTIONS)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_samples_of_one_media_share_one_decode_wherever_they_stand(tmp_path, encoder):
     raw_tree(tmp_path)
     rows = [sample("v3.mp4", key=f"cap{n}") for n in range(3)]
