@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,7 @@ __all__ = ["ClipEncoder", "ModelOptions", "load_encoder", "save_random_model"]
 _LOCAL = "local-dir:"
 _BATCH = {"cuda": 256, "mps": 64}
 _CPU_BATCH = 16
+_PROBE_SECONDS = 10
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -112,12 +116,13 @@ def load_encoder(options: ModelOptions) -> ClipEncoder:
 
     device = _device(options.device)
     name, pretrained, quick_gelu = _checked(options)
-    try:
-        model = open_clip.create_model(
-            name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
-        )
-    except Exception as error:
-        raise InputError(_load_error(options, error)) from error
+    with _hub(options) as reachable:
+        try:
+            model = open_clip.create_model(
+                name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
+            )
+        except Exception as error:
+            raise InputError(_load_error(options, error, reachable)) from error
     model.eval()
     model.requires_grad_(False)
     cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
@@ -207,15 +212,46 @@ def _checked(options: ModelOptions) -> tuple[str, str | None, bool]:
     return options.model, options.pretrained, bool(tag and tag.get("quick_gelu"))
 
 
-def _load_error(options: ModelOptions, error: Exception) -> str:
+@contextlib.contextmanager
+def _hub(options: ModelOptions) -> Iterator[bool]:
+    """Ask once whether the hub can be reached, if it is needed; if not, its client goes by its cache without retries.
+
+    What the hub's client and open_clip log meanwhile is not shown; an error says what matters of it.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    offline_before, shown_before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    reachable = not offline_before
+    if reachable and not _is_local(options):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+        except Exception:  # of httpx or requests, as the client's version has it
+            reachable = False
+    constants.HF_HUB_OFFLINE = not reachable
+    logging.disable(logging.ERROR)
+    try:
+        yield reachable
+    finally:
+        constants.HF_HUB_OFFLINE = offline_before
+        logging.disable(shown_before)
+
+
+def _is_local(options: ModelOptions) -> bool:
+    return bool(_folder(options.model)) or Path(options.pretrained or "").is_file()
+
+
+def _load_error(options: ModelOptions, error: Exception, reachable: bool) -> str:
     given = f"--model {options.model}" + (f" --pretrained {options.pretrained}" if options.pretrained else "")
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(options.pretrained or options.model).exists():
+    if _is_local(options):
         return f"cannot load {given}: {reason}\n  Expected an open_clip checkpoint of that model."
+    if reachable:
+        return f"cannot get the weights for {given}: {reason}"
     return (
-        f"cannot get the weights for {given}: no access to the hub, and no copy of them in its cache.\n"
-        f"  On a machine with access run the same command once and bring its hub cache along (HF_HOME), or give a "
-        f"checkpoint file: --pretrained FILE\n  (reason: {reason})"
+        f"cannot get the weights for {given}: the hub cannot be reached, and its cache has no copy of them.\n"
+        "  Give a checkpoint file (--pretrained FILE, or a folder as --model), or run the command once where the hub "
+        "can be reached and bring its cache along (HF_HOME)."
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,27 @@ def test_a_checkpoint_of_another_model_is_named_so(tiny_model):
         load_encoder(ModelOptions("ViT-B-32", str(weights), device="cpu"))
 
 
-def test_without_a_hub_the_error_says_what_to_do(monkeypatch, tmp_path):
+def test_without_a_hub_one_error_says_what_to_do(monkeypatch, tmp_path, caplog):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"no access to the hub.*\n.*--pretrained FILE"):
+    with pytest.raises(InputError, match=r"the hub cannot be reached.*\n.*--pretrained FILE"):
         load_encoder(ModelOptions("ViT-B-32", "laion2b_s34b_b79k", device="cpu"))
+    assert not caplog.records
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path, caplog):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        load_encoder(ModelOptions("hf-hub:some/model", device="cpu"))
+    assert time.monotonic() - begun < 5
+    assert not caplog.records
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_a_checkpoint_file_of_a_named_model_loads(tmp_path):
