@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -107,15 +108,15 @@ def _encode(manifest: Manifest, processed: Path, encoder: ClipEncoder, options: 
     """Encode under a progress bar."""
     from embedshard.encode.run import encode as run_encode
 
-    begun = time.monotonic()
+    begun, lock = time.monotonic(), threading.Lock()
     with bar(manifest.rows, "sample") as progress:
 
         def show(report: EncodeReport) -> None:
             seconds = max(time.monotonic() - begun, 1e-3)
             rates = f"{report.frames / seconds:.0f} frames/s, {report.media / seconds:.1f} media/s"
-            progress.set_postfix_str(f"{rates}, {report.failed} failed", refresh=False)
-            finished = report.done + report.done_before + report.failed + report.failed_before
-            progress.update(finished - progress.n)
+            with lock:
+                progress.set_postfix_str(f"{rates}, {report.failed} failed", refresh=False)
+                progress.update(report.finished - progress.n)
 
         try:
             return run_encode(manifest, processed, encoder, options, show)

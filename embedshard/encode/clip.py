@@ -218,8 +218,7 @@ def _hub(options: ModelOptions) -> Iterator[bool]:
 
     What the hub's client and open_clip log meanwhile is not shown; an error says what matters of it.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     offline_before, shown_before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
     reachable = not offline_before

@@ -92,6 +92,11 @@ class EncodeReport:
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def finished(self) -> int:
+        """Samples that are done with, one way or the other."""
+        return self.done + self.done_before + self.failed + self.failed_before
+
 
 Progress = Callable[[EncodeReport], None]
 
@@ -110,7 +115,7 @@ def encode(
         processed: Gets `train/ val/ test/`, `dataset.json`, and `failed.jsonl` if any sample fails.
         encoder: The model.
         options: What to encode.
-        progress: Called with the counts so far whenever they change.
+        progress: Called with the counts so far whenever they change, from two threads.
 
     Returns:
         The counts, which add up to the samples of the manifest.
