@@ -1,4 +1,4 @@
-"""The manifest `samples.parquet`: one row a sample, from `prepare` to `encode`. May import `sample` and `store`.
+"""The manifest `samples.parquet`: a row a sample, from `prepare` to `encode`. May import `sample`, `store`, `distinct`.
 
 Columns `key, split, media, kind, start, end, caption, meta`; `meta` is JSON text that also holds `media_id`. The
 parquet file's own metadata says which source and which raw root the rows came from.
@@ -7,17 +7,19 @@ parquet file's own metadata says which source and which raw root the rows came f
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
-from embedshard.sample import Media, Sample
+from embedshard.sample import SPLITS, Kind, Media, Sample, is_key
 from embedshard.store import publish
 
 __all__ = ["SCHEMA", "Manifest", "ManifestWriter", "SourceInfo", "open_manifest", "writing_manifest"]
@@ -111,15 +113,42 @@ class Manifest:
 
     def samples(self) -> Iterator[Sample]:
         """Yield all samples in the order of the file, a row group in memory at a time."""
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=_ROW_GROUP):
-                yield from map(_sample, batch.to_pylist())
+        return map(_sample, self._rows(SCHEMA.names))
 
     def column(self, name: str) -> Iterator[str]:
         """Yield one column's values in the order of the file."""
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=[name]):
-                yield from batch.column(0).to_pylist()
+        return (row[name] for row in self._rows([name]))
+
+    def digest(self) -> str:
+        """Give the SHA-256 of the file."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def validate(self) -> None:
+        """Check every row, of a manifest that may come from elsewhere.
+
+        Raises:
+            InputError: A row is none that `prepare` could have written; names the row.
+        """
+        keys = DistinctIds()
+        for number, row in enumerate(self._rows(SCHEMA.names)):
+            if wrong := _wrong(row):
+                raise InputError(f"{self.path}, row {number}: {wrong}\n  Make it anew with: embedshard prepare")
+            keys.add(row["key"])
+        if hashes := keys.repeated():
+            first = next(key for key in self.column("key") if id_hash(key) in hashes)
+            raise InputError(f"{self.path}: expected every key once, found {len(hashes)} again, the first {first!r}")
+
+    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=columns):
+                    yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.path} is damaged: {error}\n  Make it anew with: embedshard prepare") from error
 
 
 def open_manifest(path: Path) -> Manifest:
@@ -145,7 +174,26 @@ def open_manifest(path: Path) -> Manifest:
     return Manifest(path, rows, root, SourceInfo(**properties.get("source", {"name": "unknown"})))
 
 
+def _wrong(row: Mapping[str, Any]) -> str:
+    """Say what is wrong with a row, "" if nothing is."""
+    texts = [name for name in ("key", "split", "media", "kind", "caption", "meta") if not isinstance(row[name], str)]
+    if texts:
+        return f"expected text in {', '.join(texts)}, found {row[texts[0]]!r}"
+    if not is_key(row["key"]):
+        return f"expected a key of letters, digits, _ and -, found {row['key']!r}"
+    for name, known in (("split", SPLITS), ("kind", get_args(Kind))):
+        if row[name] not in known:
+            return f"expected {name} to be one of {', '.join(known)}, found {row[name]!r}"
+    if not all(value is None or isinstance(value, float) for value in (row["start"], row["end"])):
+        return "expected seconds in start and end"
+    try:
+        is_object = isinstance(json.loads(row["meta"]), dict)
+    except ValueError:
+        is_object = False
+    return "" if is_object else f"expected a JSON object in meta, found {row['meta'][:80]!r}"
+
+
 def _sample(row: Mapping[str, Any]) -> Sample:
-    meta = json.loads(row["meta"] or "{}")
+    meta = json.loads(row["meta"])
     media = Media(meta.pop("media_id", row["media"]), row["media"], row["kind"], row["start"], row["end"])
     return Sample(row["key"], row["split"], media, row["caption"], meta)

@@ -31,15 +31,19 @@ __all__ = [
     "Failure",
     "FailureLog",
     "NpyHeader",
+    "count_triples",
     "entries",
     "has_triple",
+    "move_triple",
     "read_failures",
     "read_info",
     "read_npy_header",
+    "read_texts",
     "remove_triple",
     "require_processed",
     "write_failures",
     "write_info",
+    "write_texts",
     "write_triple",
 ]
 
@@ -50,10 +54,19 @@ _RUN = 200_000
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """`dataset.json` of a processed dataset: the encoder setting of its arrays, and the raw dataset."""
+    """`dataset.json` of a processed dataset.
+
+    Attributes:
+        encoder: The setting that made its arrays.
+        source: The raw dataset.
+        root: Where that lay when the folder was begun.
+        manifest: SHA-256 of the last manifest whose samples all the triples are known to agree with.
+    """
 
     encoder: Mapping[str, Any]
     source: Mapping[str, Any]
+    root: str = ""
+    manifest: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,14 +120,47 @@ def write_triple(folder: Path, key: str, array: npt.NDArray[Any], caption: str, 
     """
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    write_bytes(folder / f"{key}.json", json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
-    write_bytes(folder / f"{key}.txt", caption.encode())
+    write_texts(folder, key, caption, meta)
     write_bytes(folder / f"{key}.npy", buffer.getvalue())
 
 
+def write_texts(folder: Path, key: str, caption: str, meta: Mapping[str, Any]) -> None:
+    """Write caption and metadata of a triple, new or in place of those that are there."""
+    write_bytes(folder / f"{key}.json", json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
+    write_bytes(folder / f"{key}.txt", caption.encode())
+
+
+def read_texts(folder: Path, key: str) -> tuple[str, dict[str, Any]]:
+    """Read caption and metadata of a triple; both empty where they cannot be read."""
+    try:
+        meta = json.loads((folder / f"{key}.json").read_bytes())
+        return (folder / f"{key}.txt").read_bytes().decode(), meta if isinstance(meta, dict) else {}
+    except (OSError, ValueError):
+        return "", {}
+
+
+def move_triple(folder: Path, key: str, target: Path) -> None:
+    """Give a triple whose texts are in the target folder already its array too, and remove it from its own."""
+    (folder / f"{key}.npy").replace(target / f"{key}.npy")
+    remove_triple(folder, key)
+
+
+def count_triples(folder: Path) -> int:
+    """Count the arrays of all splits."""
+    folders = [folder / split for split in SPLITS if (folder / split).is_dir()]
+    count = 0
+    for path in folders:
+        with os.scandir(path) as files:
+            count += sum(file.name.endswith(".npy") and not is_temporary(file.name) for file in files)
+    return count
+
+
 def has_triple(folder: Path, key: str) -> bool:
-    """Tell whether a split's folder has the triple: whether its npy, which is written last, is there."""
-    return (folder / f"{key}.npy").exists()
+    """Tell whether a split's folder has the triple: whether its npy, which is written last, is there and not empty."""
+    try:
+        return os.stat(f"{folder}/{key}.npy").st_size > 0
+    except OSError:
+        return False
 
 
 def remove_triple(folder: Path, key: str) -> None:
@@ -175,7 +221,7 @@ def require_processed(folder: Path) -> None:
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Write `dataset.json`."""
-    write_json(folder / INFO, {"encoder": info.encoder, "source": info.source})
+    write_json(folder / INFO, asdict(info))
 
 
 def read_info(folder: Path) -> DatasetInfo | None:

@@ -23,7 +23,7 @@ ARROWS = {
     "store": set(),
     "distinct": set(),
     "demo": {"store"},
-    "manifest": {"sample", "store"},
+    "manifest": {"sample", "store", "distinct"},
     "processed": {"sample", "store"},
     "split": {"sample"},
     "sources": {"sample", "demo"},

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedshard.errors import InputError
-from embedshard.manifest import SourceInfo, open_manifest, writing_manifest
+from embedshard.manifest import SCHEMA, SourceInfo, open_manifest, writing_manifest
 from embedshard.sample import Media, Sample
 
 INFO = SourceInfo("table", "A table")
@@ -75,3 +75,27 @@ def test_without_a_root_media_start_from_the_manifest(tmp_path):
     pq.write_table(pq.read_table(tmp_path / "m.parquet").replace_schema_metadata(None), tmp_path / "n.parquet")
     manifest = open_manifest(tmp_path / "n.parquet")
     assert (manifest.root, manifest.source.name) == (tmp_path, "unknown")
+
+
+GOOD = {"key": "a", "split": "train", "media": "a.mp4", "kind": "video", "start": None, "end": 2.0, "caption": "c"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"key": "../../escaped"}, "row 1: expected a key of letters, digits, _ and -"),
+        ({"key": "first"}, "expected every key once, found 1 again, the first 'first'"),
+        ({"split": "foo"}, "row 1: expected split to be one of train, val, test, found 'foo'"),
+        ({"kind": "audio"}, "expected kind to be one of"),
+        ({"caption": None}, "row 1: expected text in caption, found None"),
+        ({"meta": "not json"}, "expected a JSON object in meta"),
+        ({"meta": "[1]"}, "expected a JSON object in meta"),
+    ],
+)
+def test_rows_that_prepare_never_wrote_are_named(tmp_path, changed, said):
+    rows = [{**GOOD, "key": "first", "meta": "{}"}, {**GOOD, "meta": "{}", **changed}]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match=said):
+        open_manifest(tmp_path / "m.parquet").validate()
+    pq.write_table(pa.Table.from_pylist([{**GOOD, "meta": "{}"}], SCHEMA), tmp_path / "m.parquet")
+    open_manifest(tmp_path / "m.parquet").validate()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["encode"]
 
 _REASONS = 5
+_MOST_FPS = 1000
 _GOES_ON = "the same command goes on where this one was"
 
 
@@ -33,9 +34,12 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         try:
-            return Fraction(str(value))
+            rate = Fraction(str(value))
         except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if not 0 < rate <= _MOST_FPS:
             self.fail(f"expected a number or a fraction like 1, 0.5 or 30000/1001, found {value!r}", param, ctx)
+        return rate
 
 
 @click.command()
@@ -49,7 +53,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     "--fps", type=_Rate(), help="Frames per second, a fraction too: the one on screen at k/FPS.  [default: 1]"
 )
 @click.option("--every", type=click.IntRange(1), metavar="N", help="Every N-th frame.")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="N frames spread evenly over the clip.")
+@click.option("--count", type=click.IntRange(1, 100_000), metavar="N", help="N frames spread evenly over the clip.")
 @click.option("--keyframes", is_flag=True, help="The keyframes: far faster, at times the encoder of the video chose.")
 @click.option("--all", "all_frames", is_flag=True, help="All frames.")
 @click.option("--decoder", default="auto", show_default=True, help="auto, pyav or decord.")
@@ -62,7 +66,11 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.option("--batch-size", type=click.IntRange(0), default=0, help="Frames per batch.  [default: by device]")
 @click.option("--workers", type=click.IntRange(0), help="Decode processes; 0: none.  [default: by cores and device]")
 @click.option(
-    "--timeout", type=float, default=300.0, show_default=True, help="Seconds without a frame to give up a video."
+    "--timeout",
+    type=click.FloatRange(0, 86400),
+    default=300.0,
+    show_default=True,
+    help="Seconds without a frame to give up a video; 0: never.",
 )
 @click.option(
     "--media-root", type=click.Path(path_type=Path), help="Where the media are now, if the raw tree has moved."
@@ -74,16 +82,12 @@ def encode(manifest: Path, processed: Path, **options: Any) -> None:
     What is there already is not encoded again: after a crash, or when the dataset has grown, run the same command.
     A sample that fails is a line in PROCESSED/failed.jsonl.
     """
-    from dataclasses import replace
-
     from embedshard.encode.clip import ModelOptions, load_encoder
     from embedshard.encode.run import EncodeOptions
     from embedshard.frames import require_decoder
     from embedshard.manifest import open_manifest
 
     opened = open_manifest(manifest)
-    if options["media_root"]:
-        opened = replace(opened, root=options["media_root"])
     sampling = _sampling(options)
     require_decoder(options["decoder"])
     model = ModelOptions(*(options[name] for name in ("model", "pretrained", "device", "precision", "batch_size")))
@@ -100,6 +104,7 @@ def encode(manifest: Path, processed: Path, **options: Any) -> None:
         workers=_workers(encoder.device) if options["workers"] is None else options["workers"],
         timeout=options["timeout"],
         retry_failed=options["retry_failed"],
+        media_root=options["media_root"],
     )
     _summarise(_encode(opened, processed, encoder, chosen), processed)
 
@@ -169,5 +174,7 @@ def _summarise(report: EncodeReport, processed: Path) -> None:
         click.echo(f"why (each in {processed / 'failed.jsonl'}; --retry-failed tries them again):")
         for reason, count in sorted(report.reasons.items(), key=lambda item: -item[1])[:_REASONS]:
             click.echo(f"  {count} x {reason}")
+    if report.strangers:
+        click.echo(f"note: {report.strangers} more triples in {processed} are of no sample of this manifest")
     if failed == report.samples and failed:
         raise click.ClickException("not one sample could be encoded")

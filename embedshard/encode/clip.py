@@ -190,7 +190,10 @@ def _checked(options: ModelOptions) -> tuple[str, str | None, bool]:
     """Give open_clip's model name and tag or file, and whether the tag was trained with QuickGELU."""
     import open_clip
 
-    if folder := _folder(options.model):
+    folder = _folder(options.model)
+    if options.pretrained and (folder or options.model.startswith("hf-hub:")):
+        raise InputError(f"--model {options.model} brings its weights; leave out --pretrained {options.pretrained}")
+    if folder:
         if not (folder / "open_clip_config.json").is_file():
             raise InputError(f"--model {options.model}: the folder holds no open_clip_config.json")
         return f"{_LOCAL}{folder}", None, False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import queue
 import threading
 import time
@@ -21,6 +23,7 @@ from embedshard import __version__
 from embedshard.distinct import id_hash
 from embedshard.encode.batch import Batcher
 from embedshard.encode.clip import ClipEncoder
+from embedshard.encode.resume import claim, dataset_fields, take_over
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Message, Opened, decoded
 from embedshard.errors import InputError
 from embedshard.frames import Sampling
@@ -30,9 +33,9 @@ from embedshard.processed import (
     DatasetInfo,
     Failure,
     FailureLog,
+    count_triples,
     has_triple,
     read_failures,
-    read_info,
     remove_triple,
     write_failures,
     write_info,
@@ -45,8 +48,6 @@ __all__ = ["EncodeOptions", "EncodeReport", "encode"]
 
 _WRITES_AHEAD = 256
 _MESSAGES_AHEAD = 32
-_PATIENCE = 5.0
-_OWN_FIELDS = ("key", "source", "split", "media", "media_id", "start", "end", "duration", "frame_times", "encoder")
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class EncodeOptions:
         workers: Decode processes; 0 decodes in the main process.
         timeout: Seconds without a frame after which a media is given up; 0 for none.
         retry_failed: Whether samples in `failed.jsonl` are tried again.
+        media_root: Where the raw tree is now, if it has moved since `prepare`.
     """
 
     sampling: Sampling
@@ -72,13 +74,15 @@ class EncodeOptions:
     workers: int = 1
     timeout: float = 300.0
     retry_failed: bool = False
+    media_root: Path | None = None
 
 
 @dataclass
 class EncodeReport:
     """Counts of a run: `samples` = `done` + `done_before` + `failed` + `failed_before`.
 
-    `frames` were encoded in `seconds`; `reasons` counts all failed samples; `warned` have a warning in their json.
+    `frames` were encoded in `seconds`; `reasons` counts all failed samples; `warned` have a warning in their json;
+    `strangers` are triples in the folder that are of another manifest.
     """
 
     samples: int = 0
@@ -87,6 +91,7 @@ class EncodeReport:
     failed: int = 0
     failed_before: int = 0
     warned: int = 0
+    strangers: int = 0
     media: int = 0
     frames: int = 0
     seconds: float = 0.0
@@ -121,30 +126,42 @@ def encode(
         The counts, which add up to the samples of the manifest.
 
     Raises:
-        InputError: The folder was made with another encoder setting, or another process writes to it.
+        InputError: The raw dataset is not there, the manifest is wrong, the folder was made with another encoder
+            setting or of another raw dataset, or another process writes to it.
         OSError: The disk is full, or cannot be written.
     """
     begun = time.monotonic()
+    root = options.media_root or manifest.root
+    if not root.is_dir():
+        raise InputError(f"the raw dataset {root} is not there; where it has moved to is said by: --media-root DIR")
     with exclusive(processed):
-        info = _claim(processed, manifest, encoder, options)
+        wanted = DatasetInfo(
+            _setting(encoder, options), asdict(manifest.source), str(manifest.root.absolute()), manifest.digest()
+        )
+        info = claim(processed, manifest, wanted, options.media_root is not None)
         for split in ("", *SPLITS):
             remove_temporary(processed / split)
         with _Run(processed, info, encoder, options, progress) as run:
-            run.report.samples = manifest.rows
-            jobs = run.jobs(manifest)
+            run.report.samples, run.trusts = manifest.rows, info.manifest == wanted.manifest
+            if not run.trusts:
+                write_info(processed, replace(info, manifest=""))
             decode_options = DecodeOptions(options.sampling, encoder.preprocess, options.decoder, options.timeout)
-            messages = decoded(jobs, decode_options, options.workers)
-            for number, message in _ahead(messages) if options.workers else messages:
+            stopped = threading.Event()
+            messages = decoded(run.jobs(manifest, root), decode_options, options.workers, stopped)
+            for number, message in _ahead(messages, stopped) if options.workers else messages:
                 run.take(number, message)
             run.finish()
+        if not run.trusts:
+            run.report.strangers = count_triples(processed) - run.report.done - run.report.done_before
+            write_info(processed, replace(info, manifest=wanted.manifest))
         run.report.seconds = time.monotonic() - begun
         return run.report
 
 
-def _claim(processed: Path, manifest: Manifest, encoder: ClipEncoder, options: EncodeOptions) -> DatasetInfo:
-    """Write `dataset.json`, or check that the folder's is the same but for the version."""
+def _setting(encoder: ClipEncoder, options: EncodeOptions) -> dict[str, Any]:
+    """Give what identifies the embeddings, as it stands in `dataset.json` and in every triple's json."""
     sampling = options.sampling
-    setting = {
+    return {
         **encoder.setting,
         "embed_dim": encoder.embed_dim,
         "dtype": options.dtype,
@@ -153,22 +170,6 @@ def _claim(processed: Path, manifest: Manifest, encoder: ClipEncoder, options: E
         "fps": float(sampling.value) if sampling.mode == "fps" else None,
         "version": __version__,
     }
-    info = DatasetInfo(setting, asdict(manifest.source))
-    before = read_info(processed)
-    if before is None:
-        write_info(processed, info)
-        return info
-    changed = [
-        f"    {name}: {before.encoder.get(name)!r} there, {setting.get(name)!r} asked for"
-        for name in sorted({*setting, *before.encoder} - {"version"})
-        if before.encoder.get(name) != setting.get(name)
-    ]
-    if changed:
-        raise InputError(
-            f"{processed} was encoded with another setting:\n" + "\n".join(changed) + "\n"
-            "  Give another folder, or the options it was made with."
-        )
-    return replace(info, encoder=before.encoder)
 
 
 @dataclass
@@ -191,12 +192,14 @@ class _Run:
         self, processed: Path, info: DatasetInfo, encoder: ClipEncoder, options: EncodeOptions, progress: Progress
     ) -> None:
         self.report = EncodeReport()
+        self.trusts = True
         self._processed, self._info, self._options, self._progress = processed, info, options, progress
         self._embed_dim = encoder.embed_dim
         self._batcher = Batcher(encoder)
         self._failures = read_failures(processed)
         self._work: dict[int, _Work] = {}
         self._writing: deque[Future[None]] = deque()
+        self._failing = threading.Lock()
 
     def __enter__(self) -> _Run:
         self._writer = ThreadPoolExecutor(1, "writer")
@@ -207,15 +210,23 @@ class _Run:
         self._writer.shutdown(cancel_futures=True)
         self._log.close()
 
-    def jobs(self, manifest: Manifest) -> Iterator[Job]:
+    def jobs(self, manifest: Manifest, root: Path) -> Iterator[Job]:
         """Yield a job for every media with a sample to do, all its rows together wherever they stand."""
-        for number, samples in enumerate(_by_media(manifest, self._is_due)):
-            clips: dict[tuple[float | None, float | None], list[Sample]] = {}
+        numbers = itertools.count()
+        for samples in _by_media(manifest, self._is_due):
+            works: dict[tuple[str, str, float], _Work] = {}
             for sample in samples:
-                clips.setdefault((sample.media.start, sample.media.end), []).append(sample)
-            self._work[number] = _Work(clips)
-            media, rate = samples[0].media, samples[0].meta.get("frame_rate", 1.0)
-            yield Job(number, media.path, str(manifest.root), media.kind, tuple(clips), float(rate))
+                try:
+                    rate = _frame_rate(sample)
+                except ValueError as error:
+                    self._fail(sample, "decode", str(error))
+                    continue
+                work = works.setdefault((sample.media.path, sample.media.kind, rate), _Work({}))
+                work.clips.setdefault((sample.media.start, sample.media.end), []).append(sample)
+            for (path, kind, rate), work in works.items():
+                number = next(numbers)
+                self._work[number] = work
+                yield Job(number, path, str(root), kind, tuple(work.clips), rate)
 
     def take(self, number: int, message: Message) -> None:
         """Take a decode worker's message."""
@@ -248,7 +259,8 @@ class _Run:
             self.report.reasons[failure.reason] = self.report.reasons.get(failure.reason, 0) + 1
 
     def _is_due(self, sample: Sample) -> bool:
-        if has_triple(self._processed / sample.split, sample.key):
+        folder = self._processed / sample.split
+        if has_triple(folder, sample.key) if self.trusts else take_over(self._processed, sample):
             self.report.done_before += 1
         elif sample.key in self._failures and not self._options.retry_failed:
             self.report.failed_before += 1
@@ -314,7 +326,7 @@ class _Run:
         self._progress(self.report)
 
     def _meta(self, sample: Sample, opened: Opened, rows: Indices, warnings: tuple[str, ...]) -> dict[str, Any]:
-        """Give the triple's json: the dataset's fields (as `raw_<name>` where the name is ours), then our own."""
+        """Give the triple's json: the dataset's fields, then our own."""
         media, timed = sample.media, sample.media.kind != "image"
         end = opened.duration if media.end is None else min(media.end, opened.duration)
         own = {
@@ -331,16 +343,16 @@ class _Run:
         }
         if warnings:
             own["warnings"] = list(warnings)
-        fields = {f"raw_{name}" if name in (*_OWN_FIELDS, "warnings") else name: v for name, v in sample.meta.items()}
-        return {**fields, **own}
+        return {**dataset_fields(sample), **own}
 
     def _fail(self, sample: Sample, stage: str, reason: str) -> None:
         attempt = self._failures[sample.key].attempt + 1 if sample.key in self._failures else 1
         failure = Failure(sample.key, sample.split, sample.media.path, stage, reason, attempt)
         remove_triple(self._processed / sample.split, sample.key)
-        self._failures[sample.key] = failure
-        self._log.add(failure)
-        self.report.failed += 1
+        with self._failing:  # `jobs` runs in a thread of its own
+            self._failures[sample.key] = failure
+            self._log.add(failure)
+            self.report.failed += 1
         self._progress(self.report)
 
 
@@ -361,10 +373,28 @@ def _by_media(manifest: Manifest, is_due: Callable[[Sample], bool]) -> Iterator[
                 yield samples
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """Take items in a thread of their own, some ahead of their use, so that workers need not wait for the model."""
+def _frame_rate(sample: Sample) -> float:
+    """Give the frames per second of a folder of pictures: `frame_rate` of its metadata, else 1."""
+    if sample.media.kind != "frames":
+        return 1.0
+    given = sample.meta.get("frame_rate", 1.0)
+    try:
+        rate = float(given)
+    except (TypeError, ValueError):
+        rate = 0.0
+    if not 0 < rate < math.inf:
+        raise ValueError(f"frame_rate is {given!r}, expected frames per second")
+    return rate
+
+
+def _ahead(items: Iterable[T], stopped: threading.Event) -> Iterator[T]:
+    """Take items in a thread of their own, some ahead of their use, so that workers need not wait for the model.
+
+    Args:
+        items: End within a moment after `stopped` is set.
+        stopped: Is set when no more items are wanted.
+    """
     ready: queue.Queue[Callable[[], T] | None] = queue.Queue(_MESSAGES_AHEAD)
-    stopped = threading.Event()
 
     def put(item: Callable[[], T] | None) -> None:
         while not stopped.is_set():
@@ -390,7 +420,7 @@ def _ahead(items: Iterable[T]) -> Iterator[T]:
             yield item()
     finally:
         stopped.set()
-        thread.join(_PATIENCE)  # a decoder may be hanging; its process ends with this one
+        thread.join()
 
 
 def _raise(error: BaseException) -> Any:

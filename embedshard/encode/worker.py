@@ -11,7 +11,8 @@ import faulthandler
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection, wait
@@ -30,6 +31,8 @@ from embedshard.sample import open_address
 __all__ = ["DecodeOptions", "Done", "Failed", "Frames", "Job", "Message", "Opened", "decode", "decoded"]
 
 _CHUNK = 16
+_MOMENT = 0.2
+_TIMED_OUT = 1  # exit code of faulthandler's watchdog
 _ONE_FRAME = Sampling("count", Fraction(1))
 
 
@@ -41,6 +44,10 @@ class DecodeOptions:
     preprocess: Preprocess
     decoder: str = "auto"
     timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.timeout < threading.TIMEOUT_MAX:
+            raise InputError(f"expected a timeout of 0 or more seconds, found {self.timeout}")
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,14 @@ class Failed:
 Message: TypeAlias = Opened | Frames | Done | Failed
 
 
-def decode(job: Job, options: DecodeOptions) -> Iterator[Message]:
-    """Decode one media: `Opened`, any number of `Frames`, `Done`; or `Failed` at any point."""
+def decode(job: Job, options: DecodeOptions, alive: Callable[[], None] = lambda: None) -> Iterator[Message]:
+    """Decode one media: `Opened`, any number of `Frames`, `Done`; or `Failed` at any point.
+
+    Args:
+        job: The media and its windows.
+        options: How to decode.
+        alive: Called after every frame.
+    """
     try:
         media = open_address(job.media, Path(job.root))
         with contextlib.closing(open_reader(media, job.kind, options.decoder, job.frame_rate)) as reader:
@@ -107,14 +120,15 @@ def decode(job: Job, options: DecodeOptions) -> Iterator[Message]:
             rows = [clip if isinstance(clip, str) else np.searchsorted(wanted, clip) for clip in chosen]
             yield Opened(reader.timeline.times[wanted], rows, reader.timeline.duration)
             chunk: list[tuple[int, Pixels]] = []
-            for index, frame in reader.read(wanted):
+            for index, frame in reader.read(wanted) if len(wanted) else ():
                 chunk.append((int(np.searchsorted(wanted, index)), options.preprocess.shrink(frame)))
+                alive()
                 if len(chunk) == _CHUNK:
                     yield _frames(chunk)
                     chunk = []
             if chunk:
                 yield _frames(chunk)
-            yield Done(tuple(reader.warnings))
+        yield Done(tuple(reader.warnings))
     except FileNotFoundError:
         yield Failed("missing media")
     except (FrameError, InputError, EOFError) as error:
@@ -123,16 +137,22 @@ def decode(job: Job, options: DecodeOptions) -> Iterator[Message]:
         yield Failed(f"{type(error).__name__}: {error}")
 
 
-def decoded(jobs: Iterable[Job], options: DecodeOptions, workers: int) -> Iterator[tuple[int, Message]]:
+def decoded(
+    jobs: Iterable[Job], options: DecodeOptions, workers: int, stopped: threading.Event | None = None
+) -> Iterator[tuple[int, Message]]:
     """Decode media in `workers` processes, or in this one if that is 0.
 
     Args:
         jobs: Taken one by one as workers become free.
         options: How to decode.
         workers: Number of processes.
+        stopped: When it is set, the iterator ends within a moment, whatever the decoders do.
 
     Yields:
         (job number, message), the messages of one job in order, those of different jobs mixed.
+
+    Raises:
+        InputError: Processes cannot be started.
     """
     if not workers:
         yield from ((job.number, message) for job in jobs for message in decode(job, options))
@@ -140,16 +160,20 @@ def decoded(jobs: Iterable[Job], options: DecodeOptions, workers: int) -> Iterat
     pending = iter(jobs)
     slots = [_Slot(options) for _ in range(workers)]
     try:
-        while True:
+        while not (stopped and stopped.is_set()):
             for slot in slots:
                 if slot.job is None and (job := next(pending, None)):
                     slot.give(job)
             busy = {slot.connection: slot for slot in slots if slot.job}
             if not busy:
                 return
-            for connection in wait(list(busy)):
+            for connection in wait(list(busy), _MOMENT):
                 assert isinstance(connection, Connection)
-                yield busy[connection].receive()
+                slot = busy[connection]
+                assert slot.job
+                number = slot.job.number
+                if message := slot.receive():
+                    yield number, message
     finally:
         for slot in slots:
             slot.stop()
@@ -164,23 +188,27 @@ class _Slot:
         self._start()
 
     def give(self, job: Job) -> None:
-        self.job = job
-        with contextlib.suppress(BrokenPipeError):  # it died when idle: `receive` finds out
+        """Hand over a job; a worker that died idle is found out by `receive`."""
+        self.job, self._heard, self._tries = job, False, 1
+        with contextlib.suppress(BrokenPipeError):
             self.connection.send(job)
 
-    def receive(self) -> tuple[int, Message]:
+    def receive(self) -> Message | None:
+        """Give what the worker sends; None where that is no message of the job."""
         assert self.job
-        number = self.job.number
         try:
-            message: Message = self.connection.recv()
+            message: Message | None = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            message = Failed(self._why_dead())
-            self._start()
+            message = self._replace_dead(self.job)
+        else:
+            self._ready = True
+        self._heard |= message is not None
         if isinstance(message, (Done, Failed)):
             self.job = None
-        return number, message
+        return message
 
     def stop(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -190,26 +218,43 @@ class _Slot:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._options), daemon=True)
         self._process.start()
+        self._ready = False
         theirs.close()
 
-    def _why_dead(self) -> str:
+    def _replace_dead(self, job: Job) -> Failed | None:
+        """Start another process; it tries the job once more unless that was under way."""
         self.connection.close()
         self._process.join()
         code = self._process.exitcode or 0
-        if code == 1:
-            return f"the decoder gave no frame for {self._options.timeout:g} s"
-        return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+        if not self._ready:
+            raise InputError(
+                "a decode process could not start; in a script of your own, call encode below "
+                "`if __name__ == '__main__':`, or use workers=0"
+            )
+        self._start()
+        if code == _TIMED_OUT:
+            return Failed(f"the decoder gave no frame for {self._options.timeout:g} s")
+        if not self._heard and self._tries == 1:
+            self.give(job)
+            self._tries = 2
+            return None
+        return Failed(f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
 
 
 def _work(connection: Connection, options: DecodeOptions) -> None:
-    """Run a worker: jobs in, messages out, until the other side closes."""
+    """Run a worker: tell that it is there, then jobs in, messages out, until the other side closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def alive() -> None:
+        if options.timeout:
+            faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
+
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), open(os.devnull, "w") as nowhere:
+        connection.send(None)
         while True:
-            messages = decode(connection.recv(), options)
+            messages = decode(connection.recv(), options, alive)
             while True:
-                if options.timeout:
-                    faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
+                alive()
                 message = next(messages, None)
                 faulthandler.cancel_dump_traceback_later()
                 if message is None:

@@ -14,9 +14,10 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from embedshard.frames import FrameError, Pixels
 from embedshard.frames.plan import Indices, Timeline
 
-__all__ = ["PillowReader"]
+__all__ = ["EXTENSIONS", "PillowReader"]
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"])
+
 _MILLISECOND = Fraction(1, 1000)
 _SHORTEST_MS, _DEFAULT_MS = 10, 100
 
@@ -28,7 +29,8 @@ class PillowReader:
         self.warnings: list[str] = []
         self._media = media
         if isinstance(media, Path) and media.is_dir():
-            self._pictures = sorted((p for p in media.iterdir() if p.suffix.lower() in _EXTENSIONS), key=_natural)
+            visible = (path for path in media.iterdir() if not path.name.startswith("."))
+            self._pictures = sorted((path for path in visible if path.suffix.lower() in EXTENSIONS), key=_natural)
             if not self._pictures:
                 raise FrameError("the folder holds no picture")
             step = Fraction(1) / Fraction(str(frame_rate))

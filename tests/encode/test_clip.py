@@ -83,6 +83,11 @@ def test_bf16_autocast_is_close_and_says_so(tiny_model, encoder):
     assert 0 < np.abs(exact - near).max() < 0.1 * np.abs(exact).max()
 
 
+def test_weights_beside_a_folder_that_has_its_own_are_refused(tiny_model):
+    with pytest.raises(InputError, match=r"brings its weights; leave out --pretrained other\.pt"):
+        load_encoder(ModelOptions(str(tiny_model), "other.pt", device="cpu"))
+
+
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(InputError, match=r"no open_clip_config\.json"):
         load_encoder(ModelOptions(str(tmp_path)))

@@ -54,7 +54,9 @@ def raw_tree(folder: Path, videos: int = 4) -> list[Sample]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Give all files but `dataset.json`, which names the manifest and its place."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "dataset.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_triples_hold_what_the_design_says(tmp_path, encoder):
@@ -280,6 +282,93 @@ def test_a_long_video_does_not_fill_the_memory(tmp_path, encoder):
         reader_peak = max(reader_peak, tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert reader_peak < 20 * 128 * 96 * 3
+
+
+def test_a_new_caption_or_field_is_taken_over_without_encoding(tmp_path, encoder):
+    samples = raw_tree(tmp_path)
+    encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
+    changed = [replace(s, caption=f"new {s.caption}", meta={"field": 1}) for s in samples]
+    report = encode(manifest(tmp_path, changed), tmp_path / "out", encoder, OPTIONS)
+    assert (report.done, report.done_before, report.frames) == (0, 7, 0)
+    encode(manifest(tmp_path, changed), tmp_path / "fresh", encoder, OPTIONS)
+    both = [contents(tmp_path / name) for name in ("out", "fresh")]
+    assert {n: json.loads(b) if n.endswith("json") else b for n, b in both[0].items()} == {
+        n: json.loads(b) if n.endswith("json") else b for n, b in both[1].items()
+    }
+
+
+def test_another_split_moves_the_triples(tmp_path, encoder):
+    samples = raw_tree(tmp_path)
+    encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
+    report = encode(manifest(tmp_path, [replace(s, split="test") for s in samples]), tmp_path / "out", encoder, OPTIONS)
+    assert (report.done, report.done_before, report.strangers) == (0, 7, 0)
+    assert {name.split("/")[0] for name in contents(tmp_path / "out")} == {"test"}
+    assert json.loads((tmp_path / "out/test/x--v0-2emp4.json").read_text())["split"] == "test"
+
+
+def test_another_window_under_the_same_key_is_encoded_anew(tmp_path, encoder):
+    raw_tree(tmp_path)
+    for window, rows in (((None, None), 10), ((0.5, 1.5), 4), ((None, 1.0), 4), ((None, 99.0), 10)):
+        report = encode(manifest(tmp_path, [sample("v3.mp4", window=window)]), tmp_path / "out", encoder, OPTIONS)
+        assert (report.done, report.done_before) == (1, 0)
+        assert len(np.load(tmp_path / "out/train/x--v3-2emp4.npy")) == rows
+    report = encode(manifest(tmp_path, [sample("v3.mp4")]), tmp_path / "out", encoder, OPTIONS)
+    assert report.done_before == 1  # [None, 99) was the whole video
+
+
+def test_a_stop_between_two_manifests_leaves_neither_trusted(tmp_path, encoder):
+    samples = raw_tree(tmp_path)
+    encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
+    stop = [replace(s, caption="second") for s in samples]
+
+    def interrupt(report) -> None:
+        if report.done_before == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(manifest(tmp_path, stop), tmp_path / "out", encoder, OPTIONS, interrupt)
+    encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
+    assert all(path.read_text().startswith("caption of") for path in (tmp_path / "out").glob("*/*.txt"))
+
+
+def test_another_dataset_is_refused_and_a_moved_one_is_not(tmp_path, encoder):
+    """Both trees have a v0.mp4; the second one's must not pass for the first one's."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    rows = [manifest(folder, raw_tree(folder, videos=1)) for folder in (first, second)]
+    encode(rows[0], tmp_path / "out", encoder, OPTIONS)
+    with pytest.raises(InputError, match=r"was begun with the raw dataset folder in .*first/raw.*\n.*--media-root"):
+        encode(rows[1], tmp_path / "out", encoder, OPTIONS)
+    (first / "raw").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="is not there; where it has moved to is said by: --media-root DIR"):
+        encode(rows[0], tmp_path / "out", encoder, OPTIONS)
+    report = encode(rows[0], tmp_path / "out", encoder, replace(OPTIONS, media_root=tmp_path / "moved"))
+    assert report.done_before == report.samples
+
+
+def test_triples_of_unknown_making_are_not_adopted(tmp_path, encoder):
+    rows = manifest(tmp_path, raw_tree(tmp_path, videos=1))
+    encode(rows, tmp_path / "out", encoder, OPTIONS)
+    (tmp_path / "out/dataset.json").unlink()
+    with pytest.raises(InputError, match=r"holds triples but no dataset\.json"):
+        encode(rows, tmp_path / "out", encoder, OPTIONS)
+
+
+def test_an_empty_npy_is_not_a_triple(tmp_path, encoder):
+    rows = manifest(tmp_path, raw_tree(tmp_path, videos=1))
+    encode(rows, tmp_path / "out", encoder, OPTIONS)
+    (tmp_path / "out/train/x--v0-2emp4.npy").write_bytes(b"")
+    assert encode(rows, tmp_path / "out", encoder, OPTIONS).done == 1
+
+
+def test_frame_rate_is_each_rows_own_and_only_that_of_frames(tmp_path, encoder):
+    raw_tree(tmp_path)
+    rows = [sample("f", key="slow", frame_rate=1), sample("f", key="fast", frame_rate="10")]
+    rows += [sample("f", key="none", frame_rate=""), sample("v0.mp4", frame_rate="")]
+    report = encode(manifest(tmp_path, rows), tmp_path / "out", encoder, replace(OPTIONS, sampling=Sampling("all")))
+    assert (report.done, report.failed) == (3, 1)
+    times = {k: json.loads((tmp_path / f"out/train/{k}.json").read_text())["frame_times"] for k in ("slow", "fast")}
+    assert times == {"slow": [0.0, 1.0, 2.0], "fast": [0.0, 0.1, 0.2]}
+    assert read_failures(tmp_path / "out")["none"].reason == "frame_rate is '', expected frames per second"
 
 
 KILLED = """

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,8 +90,7 @@ def test_all_jobs_come_back_in_order_of_their_own_messages(raw, workers):
 def test_a_hanging_media_costs_only_itself(raw):
     os.mkfifo(raw / "hang.mp4")  # opening it for reading waits for a writer that never comes
     jobs = [job(raw, name, number) for number, name in enumerate(("a.mp4", "hang.mp4", "b.mp4", "c.mp4"))]
-    options = DecodeOptions(OPTIONS.sampling, SMALL, timeout=2.0)
-    last = dict(decoded(jobs, options, 1))
+    last = dict(decoded(jobs, replace(OPTIONS, timeout=2.0), 1))
     assert last[1] == Failed("the decoder gave no frame for 2 s")
     assert all(isinstance(last[number], Done) for number in (0, 2, 3))
 
@@ -99,18 +99,62 @@ def test_a_crashing_decoder_costs_only_its_media(raw):
     os.mkfifo(raw / "hang.mp4")
 
     def crash() -> None:
-        time.sleep(2.5)
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGSEGV)
+        for _ in range(2):  # what is killed before its first word is tried once more
+            time.sleep(2.5)
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGSEGV)
 
     thread = threading.Thread(target=crash)
     thread.start()
     jobs = [job(raw, name, number) for number, name in enumerate(("a.mp4", "hang.mp4", "b.mp4"))]
-    last = dict(decoded(jobs, OPTIONS, 1))
+    last = dict(decoded(jobs, replace(OPTIONS, timeout=30.0), 1))
     thread.join()
     assert last[1] == Failed("the decoder crashed (SIGSEGV)")
     assert isinstance(last[0], Done)
     assert isinstance(last[2], Done)
+
+
+def test_a_worker_that_dies_between_two_media_costs_neither(raw):
+    jobs = (job(raw, f"{label}.mp4", number) for number, label in enumerate("abc"))
+    last = {}
+    for number, message in decoded(jobs, OPTIONS, 1):
+        last[number] = message
+        if number == 0 and isinstance(message, Done):
+            (child,) = multiprocessing.active_children()
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+    assert all(isinstance(message, Done) for message in last.values())
+    assert last.keys() == {0, 1, 2}
+
+
+def test_a_stop_does_not_wait_for_a_hanging_decoder(raw):
+    os.mkfifo(raw / "hang.mp4")
+    stopped = threading.Event()
+    threading.Timer(1.5, stopped.set).start()
+    begun = time.monotonic()
+    assert list(decoded([job(raw, "hang.mp4")], OPTIONS, 1, stopped)) == []
+    assert time.monotonic() - begun < 5
+
+
+def test_the_time_limit_is_for_a_frame_not_for_a_message(raw):
+    calls = []
+    *_, last = decode(job(raw, "a.mp4"), OPTIONS, lambda: calls.append(time.monotonic()))
+    assert isinstance(last, Done)
+    assert len(calls) == 10
+
+
+def test_processes_that_cannot_start_are_an_error_not_a_failed_video(raw):
+    script = raw / "unguarded.py"
+    script.write_text(
+        "from embedshard.encode.worker import *\nfrom tests.encode.test_worker import OPTIONS, job\n"
+        "from pathlib import Path\n"
+        f"print(list(decoded([job(Path({str(raw)!r}), 'a.mp4')], OPTIONS, 1)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 1
+    assert "InputError: a decode process could not start" in ended.stderr
+    assert "Failed" not in ended.stdout
 
 
 def test_workers_go_when_the_consumer_stops(raw):

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from embedshard.frames import FrameError, Sampling, open_reader
+from embedshard.frames.pillow import EXTENSIONS
+from embedshard.sample import IMAGE_EXTENSIONS
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -69,10 +71,15 @@ def test_a_folder_of_frames_is_read_in_natural_order(tmp_path):
     for number, colour in ((1, RED), (2, GREEN), (10, BLUE)):
         Image.new("RGB", (8, 8), colour).save(tmp_path / f"c01_{number}.png")
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "._c01_1.png").write_text("what macOS leaves on other disks")
     reader = open_reader(tmp_path, "frames", frame_rate=2.0)
     assert reader.timeline.times.tolist() == [0.0, 0.5, 1.0]
     frames = dict(reader.read(Sampling("all").choose(reader.timeline)))
     assert [tuple(frames[k][0, 0]) for k in range(3)] == [RED, GREEN, BLUE]
+
+
+def test_a_folders_pictures_are_what_sources_call_pictures():
+    assert EXTENSIONS == IMAGE_EXTENSIONS
 
 
 def test_one_bad_frame_of_a_folder_costs_only_itself(tmp_path):
