@@ -130,7 +130,7 @@ def _encode(manifest: Manifest, processed: Path, encoder: ClipEncoder, options: 
             raise click.ClickException(f"stopped; {_GOES_ON}") from None
         except OSError as error:
             progress.close()
-            raise click.ClickException(f"{error}\n  Once that is mended, {_GOES_ON}") from error
+            raise click.ClickException(f"{processed}: {error}\n  Once that is mended, {_GOES_ON}") from error
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
@@ -173,7 +173,8 @@ def _summarise(report: EncodeReport, processed: Path) -> None:
     if failed:
         click.echo(f"why (each in {processed / 'failed.jsonl'}; --retry-failed tries them again):")
         for reason, count in sorted(report.reasons.items(), key=lambda item: -item[1])[:_REASONS]:
-            click.echo(f"  {count} x {reason}")
+            hint = " (has the raw tree moved? --media-root DIR)" if reason == "missing media" else ""
+            click.echo(f"  {count} x {reason}{hint}")
     if report.strangers:
         click.echo(f"note: {report.strangers} more triples in {processed} are of no sample of this manifest")
     if failed == report.samples and failed:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +136,11 @@ def load_encoder(options: ModelOptions) -> ClipEncoder:
         cfg.get("fill_color") or 0,
     )
     precision = _precision(options.precision, torch.device(device).type)
-    return ClipEncoder(
-        model, preprocess, ModelOptions(options.model, options.pretrained, device, precision, options.batch_size)
-    )
+    chosen = replace(options, device=device, precision=precision)
+    try:
+        return ClipEncoder(model, preprocess, chosen)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise InputError(f"a batch does not fit into the memory of {device}; give a smaller --batch-size") from error
 
 
 def save_random_model(folder: Path, embed_dim: int = 64, seed: int = 0) -> None:

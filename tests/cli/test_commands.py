@@ -64,8 +64,13 @@ def test_check_lists_what_is_wrong_and_exits_with_1(tmp_path, raw, tiny_model):
 def test_a_moved_raw_tree_is_found_by_media_root(tmp_path, raw, tiny_model):
     run("prepare", "folder", raw, tmp_path / "samples.parquet")
     raw.rename(tmp_path / "moved")
-    failed = encode(tmp_path, tiny_model, code=1).output
-    assert "5 x missing media" in failed
+    assert (
+        "is not there; where it has moved to is said by: --media-root DIR"
+        in encode(tmp_path, tiny_model, code=1).output
+    )
+    (tmp_path / "wrong").mkdir()
+    failed = encode(tmp_path, tiny_model, "--media-root", tmp_path / "wrong", code=1).output
+    assert "5 x missing media (has the raw tree moved? --media-root DIR)" in failed
     assert "not one sample could be encoded" in failed
     assert "5 encoded" in encode(tmp_path, tiny_model, "--media-root", tmp_path / "moved", "--retry-failed").output
 
@@ -80,7 +85,7 @@ def test_a_moved_raw_tree_is_found_by_media_root(tmp_path, raw, tiny_model):
         (("encode", "none.parquet", "out", "--model", "x"), "embedshard prepare SOURCE RAW none.parquet"),
         (("encode", "samples.parquet", "out", "--model", "ViT-B-32"), "needs --pretrained"),
         (("encode", "samples.parquet", "out", "--model", "x", "--fps", "fast"), "like 1, 0.5 or 30000/1001"),
-        (("encode", "samples.parquet", "out", "--model", "x", "--fps", "0"), "must be above 0"),
+        (("encode", "samples.parquet", "out", "--model", "x", "--fps", "0"), "like 1, 0.5 or 30000/1001"),
         (("encode", "samples.parquet", "out", "--model", "x", "--fps", "1", "--all"), "expected one of --fps"),
         (("encode", "samples.parquet", "out", "--model", "x", "--decoder", "vlc"), "auto, pyav, decord"),
         (("shard", "raw/nothing", "out"), "embedshard encode"),

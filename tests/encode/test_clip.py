@@ -88,6 +88,11 @@ def test_weights_beside_a_folder_that_has_its_own_are_refused(tiny_model):
         load_encoder(ModelOptions(str(tiny_model), "other.pt", device="cpu"))
 
 
+def test_a_batch_that_fits_nowhere(tiny_model):
+    with pytest.raises(InputError, match="give a smaller --batch-size"):
+        load_encoder(ModelOptions(str(tiny_model), device="cpu", batch_size=10**11))
+
+
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(InputError, match=r"no open_clip_config\.json"):
         load_encoder(ModelOptions(str(tmp_path)))
