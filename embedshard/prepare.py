@@ -7,6 +7,7 @@ the manifest lie `prepare.json` (source, options, counts, what was left out and 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -97,10 +98,12 @@ def prepare(
         The counts that `prepare.json` has too.
 
     Raises:
-        InputError: The raw tree or an option is wrong, there is no sample at all, two samples share a key, or
-            media lie in two splits.
+        InputError: The raw tree or an option is wrong, a file to write would take the place of the raw dataset or
+            of a file that is no manifest, there is no sample at all, two samples share a key, or media lie in two
+            splits.
     """
     root = Path(os.path.abspath(root))
+    _require_free(root, manifest, options.freeze_split)
     scheme, assign = _choose_split(source, options.split)
     read = options_from(source, scheme, options.settings)
     judge = _Judge(assign)
@@ -110,16 +113,14 @@ def prepare(
 
     info = SourceInfo(source.name, source.title, source.homepage, source.license)
     tally = _Tally()
-    with writing_manifest(manifest, media_root(root), info) as writer:
-        _fill(writer, rows(), tally, progress)
+    with writing_manifest(manifest, media_root(root), info) as writer, _freezing(options.freeze_split) as freeze:
+        _fill(writer, rows(), tally, freeze, progress)
         if not tally.samples:
             raise tree_error(source, root, f"not one sample; left out: {tally.reasons() or 'nothing, there is no row'}")
         _require_own_keys(source, rows, tally)
         notes = _leak(rows, tally, options) + (_NO_SPLIT,) * judge.without_split
         (manifest.parent / "prepare.json").unlink(missing_ok=True)
     _publish_left_out(manifest.parent / "left_out.jsonl", tally)
-    if options.freeze_split:
-        _freeze(manifest, options.freeze_split)
     report = tally.report(notes)
     record = {
         "source": asdict(info),
@@ -133,6 +134,28 @@ def prepare(
     }
     write_json(manifest.parent / "prepare.json", record)
     return report
+
+
+def _require_free(root: Path, manifest: Path, freeze: Path | None) -> None:
+    """Raise InputError where what is to be written would replace what is not ours to replace."""
+    beside = [manifest.parent / name for name in ("prepare.json", "left_out.jsonl")]
+    taken: set[Path] = set()
+    for path in (manifest, *beside, *([freeze] if freeze else [])):
+        real = path.resolve()
+        if real.is_relative_to(root.resolve()):
+            raise InputError(f"{path} would change the raw dataset {root}; give a path outside it")
+        if real.is_dir() or real in taken:
+            found = "a folder" if real.is_dir() else "the name of another file that prepare writes"
+            raise InputError(f"{path}: expected the name of a file to write, found {found}; give another name")
+        taken.add(real)
+    if manifest.exists():
+        try:
+            open_manifest(manifest)
+        except InputError as error:
+            raise InputError(
+                f"{manifest}: expected a free name or an older manifest to replace, found another file; "
+                f"give another name, or remove it first ({str(error).splitlines()[0]})"
+            ) from error
 
 
 def options_from(source: Source, split: str, settings: Mapping[str, str]) -> Options:
@@ -206,7 +229,13 @@ class _Judge:
         else:
             self.without_split |= not (self._assign or row.split)
             return row if split == row.split else replace(row, split=split)
-        return LeftOut(row.media.id if make_key(row.media.id) == row.key else row.key, reason)
+        return LeftOut(_raw_id(row), reason)
+
+
+def _raw_id(row: Sample) -> str:
+    """Give the id that the key was made of; where the sample does not hold it, a key in clear or the media's id."""
+    candidates = (str(row.meta.get("id", "")), row.media.id, row.key)
+    return next((raw for raw in candidates if raw and make_key(raw) == row.key), row.media.id)
 
 
 class _Tally:
@@ -247,7 +276,11 @@ class _Tally:
 
 
 def _fill(
-    writer: ManifestWriter, rows: Iterator[Sample | LeftOut], tally: _Tally, progress: Callable[[int], None]
+    writer: ManifestWriter,
+    rows: Iterator[Sample | LeftOut],
+    tally: _Tally,
+    freeze: Callable[[Sample], None],
+    progress: Callable[[int], None],
 ) -> None:
     number = 0
     for number, row in enumerate(rows, 1):
@@ -257,9 +290,10 @@ def _fill(
             try:
                 writer.add(row)
             except InputError:
-                tally.leave_out(LeftOut(row.key, "a text that is not UTF-8, or metadata that is not JSON"))
+                tally.leave_out(LeftOut(_raw_id(row), "a text that is not UTF-8, or metadata that is not JSON"))
             else:
                 tally.add(row)
+                freeze(row)
         if number % _PROGRESS == 0:
             progress(_PROGRESS)
     progress(number % _PROGRESS)
@@ -319,17 +353,24 @@ def _publish_left_out(path: Path, tally: _Tally) -> None:
         shutil.copyfileobj(tally.spool, file)
 
 
-def _freeze(manifest: Path, path: Path) -> None:
-    """Write the split of every media of a manifest; holds the hash of each in memory."""
+@contextlib.contextmanager
+def _freezing(path: Path | None) -> Iterator[Callable[[Sample], None]]:
+    """Write the split of the media of every sample that is given; holds the hash of each in memory."""
+    if path is None:
+        yield lambda _: None
+        return
     seen: set[int] = set()
     with publish(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         table = csv.writer(text, lineterminator="\n")
         table.writerow(FROZEN_HEADER)
-        for sample in open_manifest(manifest).samples():
+
+        def freeze(sample: Sample) -> None:
             if (media := id_hash(sample.media.id)) not in seen:
                 seen.add(media)
                 table.writerow((sample.media.id, sample.split))
+
+        yield freeze
         text.detach()
 
 

@@ -103,7 +103,13 @@ def _read_lists(path: Path, lists: Mapping[str, Any]) -> dict[str, str]:
         file = path.parent / str(name)
         if not file.is_file():
             raise InputError(f"{path}, key lists.{split}: no file {file}; expected one media id a line")
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+        try:
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{file}: expected one media id a line in UTF-8, found {error}; save it as UTF-8"
+            ) from error
+        for number, line in enumerate(lines, 1):
             if media_id := line.rstrip("\r"):
                 _put(splits, media_id, split, f"{file}, line {number}")
     return splits
@@ -112,14 +118,18 @@ def _read_lists(path: Path, lists: Mapping[str, Any]) -> dict[str, str]:
 def _read_frozen(path: Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        if (header := next(reader, [])) != FROZEN_HEADER:
-            raise InputError(f"{path}: expected the header {','.join(FROZEN_HEADER)}, found {','.join(header)!r}")
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if len(row) != 2 or row[1] not in SPLITS:
-                raise InputError(f"{where}: expected a media id and train, val or test, found {','.join(row)!r}")
-            _put(splits, row[0], row[1], where)
+        reader = csv.reader(file, strict=True)
+        try:
+            if (header := next(reader, [])) != FROZEN_HEADER:
+                raise InputError(f"{path}: expected the header {','.join(FROZEN_HEADER)}, found {','.join(header)!r}")
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if len(row) != 2 or row[1] not in SPLITS:
+                    raise InputError(f"{where}: expected a media id and train, val or test, found {','.join(row)!r}")
+                _put(splits, row[0], row[1], where)
+        except (csv.Error, UnicodeDecodeError) as error:
+            where = f"{path}, line {reader.line_num + 1} or below"
+            raise InputError(f"{where}: expected a csv in UTF-8 as --freeze-split writes it, found: {error}") from error
     return splits
 
 

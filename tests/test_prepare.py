@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from embedshard.errors import InputError
@@ -14,15 +17,16 @@ from embedshard.prepare import PrepareOptions, options_from, prepare
 from embedshard.sample import Media, Sample, make_key
 from embedshard.sources import Source, get_source
 
+HEADER = "path,caption,split"
 ROWS = ["a.mp4,one,train", "b.mp4,two,val", "c.mp4,three,test"]
 RATIOS = "ratios: {train: 0.5, val: 0.25, test: 0.25}\nseed: 0\n"
 
 
-def table(folder: Path, rows: list[str], header: str = "path,caption,split") -> Path:
+def table(folder: Path, rows: list[str], header: str = HEADER) -> Path:
     folder.mkdir(exist_ok=True)
     for name in "abcdef":
         (folder / f"{name}.mp4").touch()
-    (folder / "t.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    (folder / "t.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8", errors="surrogateescape")
     return folder / "t.csv"
 
 
@@ -131,6 +135,57 @@ def test_a_leak_is_refused_or_noted(tmp_path):
         run(raw, tmp_path, allow_leak=True, freeze_split=tmp_path / "kept.csv")
 
 
+@pytest.mark.parametrize(
+    ("raw", "manifest", "freeze", "message"),
+    [
+        ("raw/t.csv", "raw/t.csv", None, "would change the raw dataset"),
+        ("raw/t.parquet", "raw/t.parquet", None, "would change the raw dataset"),
+        ("raw/prepare.json", "raw/m.parquet", None, "would change the raw dataset"),
+        ("raw", "raw/sub/m.parquet", None, "would change the raw dataset"),
+        ("link", "raw/m.parquet", None, "would change the raw dataset"),
+        ("raw/t.csv", "raw", None, "found a folder"),
+        ("raw/t.csv", "raw/t.parquet", None, "older manifest to replace, found another file"),
+        ("raw/t.csv", "m.parquet", "raw", "found a folder"),
+        ("raw/t.csv", "m.parquet", "raw/t.csv", "would change the raw dataset"),
+        ("raw", "m.parquet", "raw/new.csv", "would change the raw dataset"),
+        ("raw/t.csv", "m.parquet", "m.parquet", "another file that prepare writes"),
+    ],
+)
+def test_nothing_but_an_older_manifest_is_replaced(tmp_path, raw, manifest, freeze, message):
+    path = table(tmp_path / "raw", ROWS)
+    pq.write_table(pa.table({"path": ["a.mp4"], "caption": ["one"]}), path.with_suffix(".parquet"))
+    (path.parent / "prepare.json").write_text('[{"path": "a.mp4", "caption": "one"}]')
+    (tmp_path / "link").symlink_to(path.parent)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    options = PrepareOptions(freeze_split=tmp_path / freeze if freeze else None)
+    with pytest.raises(InputError, match=message):
+        prepare(get_source("table"), tmp_path / raw, tmp_path / manifest, options, lambda n: None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_split_that_cannot_be_frozen_leaves_no_manifest(tmp_path):
+    raw = table(tmp_path / "raw", ROWS)
+    with pytest.raises(OSError, match=r"a\.mp4"):
+        run(raw, tmp_path, split="train", freeze_split=raw.with_name("a.mp4") / "t.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_leak_is_seen_through_the_spelling_of_a_path(tmp_path):
+    with pytest.raises(InputError, match=r"1 media lie in two splits: a.mp4 \(train and test\)"):
+        run(table(tmp_path / "raw", ["a.mp4,x,train", "./a.mp4,y,test"]), tmp_path)
+
+
+def test_what_is_left_out_has_its_raw_id(tmp_path):
+    raw = table(tmp_path / "raw", ["a.mp4,,train,-dog.mp4|1", "b.mp4,x,train,b", "c.mp4,,train,\udc80"], f"{HEADER},id")
+    report = run(raw, tmp_path)
+    assert report.examples == {"no caption": ("-dog.mp4|1", "\udc80")}
+    command = [sys.executable, "-m", "embedshard", "prepare", "table", str(raw), str(tmp_path / "samples.parquet")]
+    for encoding in ("utf-8:strict", "ascii"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert r"(-dog.mp4|1, \udc80)" in done.stdout
+
+
 @pytest.mark.parametrize("split", ["tran", "1k-A", "gone.yaml"])
 def test_unknown_split(tmp_path, split):
     with pytest.raises(InputError, match=r"given, train, val, test|no split recipe"):
@@ -167,7 +222,7 @@ def test_one_odd_sample_takes_no_other_down(tmp_path):
         {"split": "\udc80"},
         {"window": (0.0, 0.5)},
     ]
-    report = prepare(Odd(), tmp_path, tmp_path / "out/m.parquet", PrepareOptions(), lambda n: None)
+    report = prepare(Odd(), tmp_path / "raw", tmp_path / "out/m.parquet", PrepareOptions(), lambda n: None)
     assert list(open_manifest(tmp_path / "out/m.parquet").column("key")) == ["k0", "k9"]
     assert sum(report.left_out.values()) == 8
     assert len((tmp_path / "out/left_out.jsonl").read_text().splitlines()) == 8
@@ -214,7 +269,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         command = [sys.executable, "-c", MEASURE, str(raw), str(tmp_path / "m.parquet")]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         assert open_manifest(tmp_path / "m.parquet").rows == count
-    assert peaks[1] < peaks[0] * 1.25
+    assert peaks[1] - peaks[0] < 48 * 1024, f"{peaks} KiB"  # 180,000 rows held as dicts take over 100 MiB
 
 
 @pytest.mark.parametrize("raw_id", ["a.b", "a/b", "a|b", "-a", "@a", "猫", "a" * 200])

@@ -91,6 +91,19 @@ def test_what_is_wrong_in_a_frozen_split_is_named(tmp_path, text, message):
         recipe(tmp_path, text, "frozen.csv")
 
 
+@pytest.mark.parametrize("data", [b"media_id,split\n\xff,train\n", b'media_id,split\n"a" b,train\n', b"\xff"])
+def test_a_frozen_split_that_is_no_utf8_csv(tmp_path, data):
+    (tmp_path / "frozen.csv").write_bytes(data)
+    with pytest.raises(InputError, match=r"frozen\.csv, line \d or below: expected a csv in UTF-8"):
+        assigner(tmp_path / "frozen.csv")
+
+
+def test_a_list_that_is_not_utf8(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"a\.txt: expected one media id a line in UTF-8"):
+        recipe(tmp_path, "lists: {train: a.txt}")
+
+
 def test_no_recipe(tmp_path):
     with pytest.raises(InputError, match="no split recipe"):
         assigner(tmp_path / "gone.yaml")

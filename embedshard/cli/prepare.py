@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,13 @@ def _summarise(report: PrepareReport, manifest: Path) -> None:
     table(("split", "samples"), [*report.samples.items(), ("all", sum(report.samples.values()))])
     for reason, count in report.left_out.items():
         ids = ", ".join(report.examples[reason])
-        click.echo(f"left out: {count} x {reason} ({ids}{', ...' if count > len(report.examples[reason]) else ''})")
+        _echo(f"left out: {count} x {reason} ({ids}{', ...' if count > len(report.examples[reason]) else ''})")
     for note in report.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"wrote {manifest}")
+        _echo(f"note: {note}")
+    _echo(f"wrote {manifest}")
+
+
+def _echo(line: str) -> None:
+    """Print a line, with escapes for what standard output cannot encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -43,6 +43,7 @@ class _Value:
 
 
 _Section = dict[str, _Value]
+_NOTHING = _Value(None, "")
 
 
 def read_recipe(path: Path, overrides: Mapping[str, str], commands: Mapping[str, click.Command]) -> Recipe:
@@ -57,56 +58,84 @@ def read_recipe(path: Path, overrides: Mapping[str, str], commands: Mapping[str,
         InputError: The file is no recipe; the error names the line and the key.
     """
     top, sections = _parse(path, commands)
-    for name, value in overrides.items():
+    for name, text in overrides.items():
         section, _, key = name.rpartition(".")
         place = top if name == "out" else sections.get(section)
         if place is None:
             raise InputError(f"--set {name}: expected out or one of {', '.join(f'{s}.KEY' for s in commands)}")
-        place[key] = _Value(yaml.safe_load(value), f"--set {name}")
+        place[_option_name(key)] = _value(_compose(text, f"--set {name}"), f"--set {name}")
     prepare = sections["prepare"]
-    missing = [f"{name}:" for name, place in (("out", top), ("source", prepare), ("raw", prepare)) if name not in place]
-    if missing:
+    needed = (("out", top), ("source", prepare), ("raw", prepare))
+    if missing := [f"{name}:" for name, place in needed if place.get(name, _NOTHING).value is None]:
         raise InputError(f"{path}: missing {', '.join(missing)} (source and raw belong into the section prepare)")
     out, source, raw = (_text(value) for value in (top["out"], prepare.pop("source"), prepare.pop("raw")))
-    arguments = {name: _arguments(command, sections[name], name) for name, command in commands.items()}
+    arguments = {name: _arguments(command, sections[name], name, path) for name, command in commands.items()}
     return Recipe(Path(out), source, Path(raw), arguments)
 
 
 def _parse(path: Path, commands: Mapping[str, click.Command]) -> tuple[_Section, dict[str, _Section]]:
     """Read the file into its top values and its sections, each value with its line."""
+    if not path.exists():
+        raise InputError(f"no recipe {path}; see configs/ for one of each source")
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, yaml.SafeLoader)
-    except FileNotFoundError:
-        raise InputError(f"no recipe {path}; see configs/ for one of each source") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"{path}, line {data.count(10, 0, error.start) + 1}"
+        raise InputError(f"{where}: expected a recipe in UTF-8, found {error}; save it as UTF-8") from error
     top: _Section = {}
     sections: dict[str, _Section] = {name: {} for name in commands}
-    for key, node in _pairs(root, path, "the file"):
-        where = f"{path}, line {key.start_mark.line + 1}"
-        if key.value == "out":
-            top["out"] = _Value(yaml.safe_load(yaml.serialize(node)), f"{where}: out")
-        elif key.value in sections:
-            for name, value in _pairs(node, path, key.value):
-                place = f"{path}, line {name.start_mark.line + 1}: {key.value}.{name.value}"
-                sections[key.value][name.value] = _Value(yaml.safe_load(yaml.serialize(value)), place)
+    for key, (node, where) in _pairs(_compose(text, str(path)), str(path), "the file").items():
+        if key == "out":
+            top[key] = _value(node, f"{where}: {key}")
+        elif key in sections:
+            for name, (value, line) in _pairs(node, str(path), key).items():
+                sections[key][name] = _value(value, f"{line}: {key}.{name}")
         else:
-            raise InputError(f"{where}: no section {key.value!r}; expected out, {', '.join(commands)}")
+            raise InputError(f"{where}: no section {key!r}; expected out, {', '.join(commands)}")
     return top, sections
 
 
-def _pairs(node: yaml.Node | None, path: Path, name: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
+def _compose(text: str, where: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not YAML: {error}") from error
+
+
+def _pairs(node: yaml.Node | None, where: str, name: str) -> dict[str, tuple[yaml.Node, str]]:
+    """Give each value of a mapping and where its key was written."""
     if isinstance(node, yaml.ScalarNode) and not node.value:
-        return []
+        return {}
     if not isinstance(node, yaml.MappingNode):
         line = f", line {node.start_mark.line + 1}" if node else ""
-        raise InputError(f"{path}{line}: expected {name} to hold `key: value` lines")
-    pairs: list[tuple[yaml.ScalarNode, yaml.Node]] = node.value
+        raise InputError(f"{where}{line}: expected {name} to hold `key: value` lines")
+    pairs: dict[str, tuple[yaml.Node, str]] = {}
+    for key, value in node.value:
+        line = f"{where}, line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError(f"{line}: expected a name as key of {name}, found a list or a mapping")
+        if (word := _option_name(key.value)) in pairs:
+            raise InputError(f"{line}: {name} has {word} a second time, the first is {pairs[word][1]}; remove one")
+        pairs[word] = (value, line)
     return pairs
 
 
-def _arguments(command: click.Command, section: _Section, name: str) -> list[str]:
+def _value(node: yaml.Node | None, where: str) -> _Value:
+    """Give what a node says, None for an empty one."""
+    if isinstance(node, yaml.MappingNode):
+        _pairs(node, where, "the mapping")
+    try:
+        return _Value(yaml.constructor.SafeConstructor().construct_document(node) if node else None, where)
+    except (yaml.MarkedYAMLError, ValueError) as error:
+        raise InputError(f"{where}: expected a plain value, found {getattr(error, 'problem', error)}") from error
+
+
+def _option_name(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _arguments(command: click.Command, section: _Section, name: str, path: Path) -> list[str]:
     """Give a section as the words of a command line, each value checked by the option's own type."""
     options = {
         flag.removeprefix("--"): param
@@ -117,12 +146,15 @@ def _arguments(command: click.Command, section: _Section, name: str) -> list[str
     }
     words: list[str] = []
     for key, value in section.items():
-        option = options.get(key.replace("_", "-"))
+        option = options.get(key)
         if option is None:
-            close = difflib.get_close_matches(key.replace("_", "-"), options, n=1)
+            close = difflib.get_close_matches(key, options, n=1)
             hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(sorted(options))}"
             raise InputError(f"{value.where}: no such option of embedshard {name}; {hint}")
         words += _words(option, value)
+    for flag, option in options.items():
+        if option.required and section.get(flag, _NOTHING).value is None:
+            raise InputError(f"{path}: missing {name}.{flag}; write it into the section {name}, as `{flag}: ...`")
     return words
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "rows",
     "seconds",
     "walk",
+    "with_id",
 ]
 
 MISSING_MEDIA = "missing media"
@@ -140,6 +141,12 @@ def json_safe(value: Any) -> Any:
     return str(value)
 
 
+def with_id(meta: Mapping[str, Any], raw_id: str) -> dict[str, Any]:
+    """Put the raw id into metadata as `id`; a field of that name that says another thing becomes `raw_id`."""
+    other = {"raw_id": meta["id"]} if str(meta.get("id", raw_id)) != raw_id else {}
+    return {**other, **meta, "id": raw_id}
+
+
 def rows(path: Path) -> Iterator[Row | str]:
     """Stream the rows of a csv, tsv, jsonl, json (a list, read whole) or parquet table.
 
@@ -161,7 +168,10 @@ def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row | str]:
     csv.field_size_limit(2**31 - 1)
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = next(reader, [])
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise InputError(f"{path}, line 1: expected a header that is valid CSV, found: {error}") from error
         if twice := {name for name in header if header.count(name) > 1}:
             raise InputError(f"{path}, line 1: expected every column once, found {', '.join(sorted(twice))} twice")
         while True:
@@ -212,13 +222,12 @@ def _parquet_rows(path: Path) -> Iterator[Row | str]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a parquet file: {error}") from error
-    with file:
-        columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
-        for batch in file.iter_batches(batch_size=4096, columns=columns):
-            yield from batch.to_pylist()
+        with pq.ParquetFile(path) as file:
+            columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
+            for batch in file.iter_batches(batch_size=4096, columns=columns):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a parquet file, or a damaged one: {error}") from error
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Row | str]]] = {

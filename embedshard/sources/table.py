@@ -24,6 +24,7 @@ from embedshard.sources._read import (
     relative,
     rows,
     seconds,
+    with_id,
 )
 
 __all__ = ["Table", "TableOptions"]
@@ -67,8 +68,8 @@ class TableOptions(Options):
 class Table(Source):
     """A table, or all tables of a folder (json, which could be anything there, must be named itself).
 
-    The id of a sample is its id column, else its path and window. The media id is the path as the table has it,
-    or another column chosen by `group_column`. A path to a folder is a folder of frames.
+    The id of a sample is its id column, else its path and window. The media id is the path below the media
+    folder, or another column chosen by `group_column`. A path to a folder is a folder of frames.
     """
 
     name = "table"
@@ -96,7 +97,8 @@ Any other column becomes metadata. Columns of other names: --option caption_colu
         tables = [root]
         if root.is_dir():
             paths = sorted(root.iterdir(), key=lambda path: natural(path.name))
-            tables = [path for path in paths if path.suffix.lower() in TABLE_EXTENSIONS and path.suffix != ".json"]
+            wanted = set(TABLE_EXTENSIONS) - {".json"}
+            tables = [path for path in paths if path.suffix.lower() in wanted and not path.name.startswith(".")]
         if not tables or not tables[0].exists():
             raise tree_error(self, root, "expected a table")
         base = media_root(root)
@@ -149,7 +151,7 @@ class _Reader:
         self._used = {self._path, self._caption, self._split, self._start, self._end}
         word = re.match("[A-Za-z]*", path.stem)
         self._default_split = split_name(word[0]) or "" if word else ""
-        self._last: tuple[str, str, Kind | str] = ("", "", "")
+        self._last: tuple[str, str, str, Kind | str] = ("", "", "", "")
 
     def sample(self, row: Mapping[str, Any], number: int) -> Sample | LeftOut:
         """Make the sample of a row."""
@@ -162,9 +164,9 @@ class _Reader:
             raw_id = f"{raw_id}_{number}"
         try:
             start, end = seconds(window[0]), seconds(window[1])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return LeftOut(raw_id, "start or end is no time in seconds or HH:MM:SS")
-        path, kind = self._locate(given)
+        media_id, path, kind = self._locate(given)
         if kind not in ("video", "image", "frames"):
             return LeftOut(raw_id, kind)
         split = _text(row.get(self._split)) if self._split else self._default_split
@@ -172,14 +174,19 @@ class _Reader:
             split = split_name(split) or split or "(none)"
         group = _text(row.get(self._group)) if self._group else ""
         meta = {name: json_safe(value) for name, value in row.items() if name not in self._used}
-        media = Media(group or given, path, kind, start, end)
-        return Sample(make_key(raw_id), split, media, _text(row.get(self._caption)), {"id": raw_id, **meta})
+        media = Media(group or media_id, path, kind, start, end)
+        return Sample(make_key(raw_id), split, media, _text(row.get(self._caption)), with_id(meta, raw_id))
 
-    def _locate(self, given: str) -> tuple[str, Kind | str]:
-        """Give the manifest's path and the kind of media, or the reason why there is none."""
+    def _locate(self, given: str) -> tuple[str, str, Kind | str]:
+        """Give the media id, the manifest's path and the kind of media, or the reason why there is none.
+
+        The id is the same for every spelling of a path, and wherever the media folder lies.
+        """
         if given != self._last[0]:
             path = os.path.normpath(os.path.join(self._folder, given))
-            self._last = (given, relative(path, self._base), _kind(given, path))
+            below = relative(path, self._folder)
+            media_id = os.path.normpath(given) if os.path.isabs(below) else below
+            self._last = (given, media_id, relative(path, self._base), _kind(given, path))
         return self._last[1:]
 
 

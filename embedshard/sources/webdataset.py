@@ -17,12 +17,22 @@ from typing import Any
 from embedshard.demo import Tree, image_bytes, video_bytes
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, archive_member, make_key, media_kind
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._read import ANOTHER_MEDIA, MISSING_MEDIA, json_safe, media_root, path_split, relative, walk
+from embedshard.sources._read import (
+    ANOTHER_MEDIA,
+    MISSING_MEDIA,
+    json_safe,
+    media_root,
+    path_split,
+    relative,
+    walk,
+    with_id,
+)
 
 __all__ = ["WebDataset", "WebDatasetOptions"]
 
 _CAPTIONS = ("txt", "cap")
 _NOT_PLAIN = "not an uncompressed tar (decompress it first: gzip -d, zstd -d)"
+_EMPTY = "an empty file (write or download it again)"
 _DAMAGED = "the tar is damaged or cut off from here on"
 
 
@@ -77,8 +87,8 @@ class WebDataset(Source):
         for path in self._tars(root):
             address = relative(str(path), str(base))
             split = path_split(address if root.is_dir() else f"{path.parent.name}/")
-            if not _is_plain_tar(path):
-                yield LeftOut(address, _NOT_PLAIN)
+            if problem := _problem(path):
+                yield LeftOut(address, problem)
                 continue
             prefix = os.path.splitext(address)[0] + "/" if options.tar_in_key else ""
             for stem, members in groupby(_members(path), key=lambda member: member.stem if member else None):
@@ -113,7 +123,10 @@ class WebDataset(Source):
         else:
             from braceexpand import braceexpand
 
-            tars = [Path(text) for text in braceexpand(str(root))]
+            try:
+                tars = [Path(text) for text in braceexpand(str(root))]
+            except ValueError as error:
+                raise tree_error(self, root, f"expected a pattern like '00{{0..2}}.tar', found: {error}") from error
         if missing := next((path for path in tars if not path.is_file()), None):
             raise tree_error(self, root, f"no tar {missing}")
         if not tars:
@@ -130,12 +143,13 @@ def _demo_sample(key: str, caption: str) -> dict[str, bytes]:
     }
 
 
-def _is_plain_tar(path: Path) -> bool:
+def _problem(path: Path) -> str:
+    """Tell why a file cannot be read as a tar, "" where it can."""
     try:
         tarfile.open(path, "r:").close()
     except (tarfile.TarError, OSError):
-        return False
-    return True
+        return _NOT_PLAIN if path.stat().st_size else _EMPTY
+    return ""
 
 
 def _members(path: Path) -> Iterator[_Member | None]:
@@ -180,7 +194,7 @@ def _rows(raw_id: str, members: list[_Member], address: str, split: str) -> Iter
     kind, member = media[0]
     path = archive_member(address, member.name, member.offset, member.size)
     one = Media(str(meta.get("url") or raw_id), path, kind)
-    yield Sample(make_key(raw_id), split, one, caption, {"id": raw_id, **meta})
+    yield Sample(make_key(raw_id), split, one, caption, with_id(meta, raw_id))
     yield from (LeftOut(extra.name, ANOTHER_MEDIA) for _, extra in media[1:])
 
 

@@ -10,6 +10,7 @@ from embedshard.cli.encode import encode
 from embedshard.cli.prepare import prepare
 from embedshard.cli.recipe import read_recipe
 from embedshard.cli.shard import shard
+from embedshard.demo import image_bytes
 from embedshard.errors import InputError
 from embedshard.sources import all_sources
 
@@ -66,6 +67,18 @@ def test_the_command_line_overrides(tmp_path):
         (GOOD.replace("shard:", "shards:"), "line 7: no section 'shards'; expected out, prepare, encode, shard"),
         (GOOD.replace("{frames: true}", "frames"), r"line 2: prepare\.option: expected `name: value` pairs"),
         (GOOD.replace("ViT-B-32", "[a, b]"), r"line 4: encode\.model: expected one value"),
+        (GOOD.replace("  model: ViT-B-32\n", ""), r"r\.yaml: missing encode\.model; write it"),
+        (GOOD.replace(" ViT-B-32", ""), r"missing encode\.model"),
+        (GOOD.replace("out: out", "out:"), "missing out:"),
+        (GOOD.replace("fps: 30000/1001", "? [a, b]"), "line 5: expected a name as key of encode"),
+        ("? [a, b]\n", "line 1: expected a name as key of the file"),
+        (GOOD.replace("ViT-B-32", "!!python/object:os.x"), r"line 4: encode\.model: .*constructor"),
+        (GOOD.replace("ViT-B-32", "2024-13-45"), r"line 4: encode\.model: .*month"),
+        (GOOD + "encode: {fps: 2}\n", r"line 8: the file has encode a second time, the first is .*line 3"),
+        (GOOD.replace("normalize", "fps"), r"line 6: encode has fps a second time, the first is .*line 5"),
+        (GOOD.replace("{frames: true}", "{frames: true, frames: no}"), r"prepare\.option.* has frames a second time"),
+        (GOOD.replace("30000/1001", "1\n  batch-size: 1\n  batch_size: 2"), "encode has batch-size a second time"),
+        (GOOD.replace("30000/1001", "1\n  workers: -1"), r"line 6: encode\.workers: -1 is not in the range"),
         ("encode: [", "not YAML"),
         ("- a list", "line 1: expected the file to hold"),
         ("", "expected the file to hold"),
@@ -79,6 +92,23 @@ def test_mistakes_name_line_and_key(tmp_path, text, said):
 def test_an_override_of_nothing_known(tmp_path):
     with pytest.raises(InputError, match=r"expected out or one of prepare\.KEY"):
         read(tmp_path, GOOD, fps="2")
+
+
+@pytest.mark.parametrize("value", ["[", "!!python/object:os.x"])
+def test_an_override_that_is_not_yaml(tmp_path, value):
+    with pytest.raises(InputError, match=r"--set encode\.fps"):
+        read(tmp_path, GOOD, encode__fps=value)
+
+
+def test_a_recipe_that_is_not_utf8(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(GOOD.encode() + b"name: \xff")
+    with pytest.raises(InputError, match=r"r\.yaml, line 8: expected a recipe in UTF-8"):
+        read_recipe(tmp_path / "r.yaml", {}, COMMANDS)
+
+
+def test_an_override_takes_the_place_of_the_other_spelling(tmp_path):
+    recipe = read(tmp_path, GOOD.replace("normalize: true", "batch_size: 4"), **{"encode__batch-size": "8"})
+    assert recipe.arguments["encode"][-1] == "--batch-size=8"
 
 
 def test_there_is_a_valid_recipe_for_every_source():
@@ -110,6 +140,18 @@ def test_run_goes_the_whole_way_and_again(tmp_path, monkeypatch, tiny_model):
     before = {path: path.read_bytes() for path in Path("out/shards").iterdir()}
     assert "complete already" in CliRunner().invoke(main, words).output
     assert {path: path.read_bytes() for path in Path("out/shards").iterdir()} == before
+
+
+def test_run_keeps_an_allowed_leak_to_the_end(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1,000 {a}: b").mkdir()
+    (tmp_path / "1,000 {a}: b/a.png").write_bytes(image_bytes("a"))
+    (tmp_path / "1,000 {a}: b/t.csv").write_text("path,caption,split,id\na.png,c,train,1\na.png,d,test,2\n")
+    recipe = f"out: out\nprepare: {{source: table, allow-leak: true}}\nencode: {{model: {tiny_model}, workers: 0}}\n"
+    (tmp_path / "r.yaml").write_text(recipe)
+    result = CliRunner().invoke(main, ["run", "r.yaml", "--raw", "1,000 {a}: b/t.csv", "--out", "1_000"])
+    assert result.exit_code == 0, result.output
+    assert "1_000/shards: all right" in result.output
 
 
 def test_run_stops_before_work_when_a_later_section_is_wrong(tmp_path, monkeypatch):

@@ -120,6 +120,41 @@ def test_an_open_quote_is_an_error_with_its_line(tmp_path):
         read("table", written(tmp_path, "t.csv", 'path,caption\na.mp4,one\nb.mp4,"two\na.mp4,three\n'))
 
 
+@pytest.mark.parametrize("header", ['path,"caption', '"path"x,caption\n'])
+def test_a_header_with_a_bad_quote(tmp_path, header):
+    with pytest.raises(InputError, match=r"t\.csv, line 1: expected a header"):
+        read("table", written(tmp_path, "t.csv", header))
+
+
+def test_a_damaged_parquet_is_named(tmp_path):
+    pq.write_table(pa.table({"path": ["a.mp4"] * 5000, "caption": list(map(str, range(5000)))}), tmp_path / "t.parquet")
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    data[4:4000] = b"\xff" * 3996
+    (tmp_path / "t.parquet").write_bytes(data)
+    with pytest.raises(InputError, match=r"t\.parquet is not a parquet file, or a damaged one"):
+        read("table", tmp_path / "t.parquet")
+
+
+def test_the_media_id_does_not_depend_on_the_spelling_or_the_place(tmp_path):
+    touch(tmp_path / "disk", "v/a.mp4", "../out.mp4")
+    paths = ["v/a.mp4", "./v//a.mp4", str(tmp_path / "disk/v/a.mp4"), "../disk/v/a.mp4", "../out.mp4"]
+    path = written(tmp_path / "raw", "t.csv", "path,caption\n" + "".join(f"{path},c\n" for path in paths))
+    samples, _ = read("table", path, media=str(tmp_path / "disk"))
+    assert [s.media.id for s in samples] == ["v/a.mp4"] * 4 + ["../out.mp4"]
+
+
+def test_a_column_id_does_not_hide_the_raw_id(tmp_path):
+    path = written(tmp_path, "t.csv", "path,caption,key,id\na.mp4,c,k,other\n")
+    (sample,), _ = read("table", path, id_column="key")
+    assert (sample.key, sample.meta["id"], sample.meta["raw_id"]) == ("k", "k", "other")
+
+
+def test_hidden_tables_are_passed_over(tmp_path):
+    written(tmp_path, "t.csv", "path,caption\na.mp4,one\n")
+    written(tmp_path, "._t.csv", "\0")
+    assert [s.caption for s in read("table", tmp_path)[0]] == ["one"]
+
+
 def test_a_long_caption(tmp_path):
     samples, _ = read("table", written(tmp_path, "t.csv", f"path,caption\na.mp4,{'x' * 300_000}\n"))
     assert len(samples[0].caption) == 300_000

@@ -96,6 +96,22 @@ def test_media_are_not_read(tmp_path):
     assert peak < 5_000_000
 
 
+def test_an_empty_file_is_told(tmp_path):
+    (tmp_path / "0.tar").touch()
+    assert read("webdataset", tmp_path)[1]["0.tar"].startswith("an empty file")
+
+
+def test_an_id_in_the_json_does_not_hide_the_raw_id(tmp_path):
+    Tree(tmp_path).tar("0.tar", {**pair("a"), "a.json": b'{"id": 5}'})
+    (sample,), _ = read("webdataset", tmp_path)
+    assert (sample.meta["id"], sample.meta["raw_id"]) == ("a", 5)
+
+
+def test_a_pattern_that_is_none(tmp_path):
+    with pytest.raises(InputError, match="Unbalanced braces"):
+        read("webdataset", tmp_path / "x{0..")
+
+
 def test_no_tars(tmp_path):
     with pytest.raises(InputError, match=r"expected at least one \.tar"):
         read("webdataset", tmp_path)
