@@ -20,6 +20,7 @@ from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
 from embedshard.processed import Entry, entries, has_triple, read_failures, read_info, require_processed
 from embedshard.sample import SPLITS
+from embedshard.shard.dataset import Begin, Progress, expected_dim
 from embedshard.shard.plan import triple_key
 from embedshard.shard.table import INDEX, PROGRESS, SIZES, SPLITS_CSV, read_splits
 from embedshard.shard.tar import read_members
@@ -31,8 +32,6 @@ __all__ = ["Problem", "Report", "check", "check_processed", "check_shards"]
 _LISTED = 1000
 _USUAL_MAXCOUNT = 10000
 _PARTS = ("json", "npy", "txt", "cap")
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -92,58 +91,69 @@ class _Found:
 _Samples = Callable[[Report], Iterator[_Found]]
 
 
-def check(folder: Path, allow_leak: bool, progress: Progress) -> Report:
+def check(folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None) -> Report:
     """Check a folder of shards or a processed dataset, whichever it is.
 
     Raises:
         InputError: It is neither.
     """
     if (folder / SPLITS_CSV).exists() or any(folder.glob("[!.]*.tar")):
-        return check_shards(folder, allow_leak, progress)
-    return check_processed(folder, allow_leak, progress)
+        return check_shards(folder, allow_leak, progress, begin)
+    return check_processed(folder, allow_leak, progress, begin)
 
 
-def check_processed(folder: Path, allow_leak: bool, progress: Progress) -> Report:
+def check_processed(
+    folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
+) -> Report:
     """Check every triple of a processed dataset.
 
     Args:
         folder: The processed dataset.
         allow_leak: Whether media in two splits are a note instead of a problem.
         progress: Called with the number of samples just checked.
+        begin: Called before each stage with its name and, where that is known, its number of samples.
 
     Raises:
         InputError: It is no processed dataset.
     """
     require_processed(folder)
     report = Report("processed", folder)
-    embed_dim = None
+    info = embed_dim = None
     try:
         info = read_info(folder)
-        embed_dim = info.encoder.get("embed_dim") if info else None
-    except (InputError, AttributeError) as error:
+    except InputError as error:
         report.add("dataset.json", str(error))
+    try:
+        embed_dim = expected_dim(folder, info, progress, begin)
+    except InputError as error:
+        report.add(str(folder), str(error))
     _check_leftovers(report, folder, "")
+    begin("checking", None)
     _check_samples(report, lambda problems: _processed_samples(folder, problems), embed_dim, allow_leak, progress)
     _check_failures(report, folder)
     return report
 
 
-def check_shards(folder: Path, allow_leak: bool, progress: Progress) -> Report:
+def check_shards(
+    folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
+) -> Report:
     """Check every tar of a folder of shards against its tables, and every sample in it.
 
     Args:
         folder: The shards.
         allow_leak: Whether media in two splits are a note instead of a problem.
         progress: Called with the number of samples just checked.
+        begin: Called before each stage with its name and, where that is known, its number of samples.
     """
     report = Report("shards", folder)
     _check_leftovers(report, folder, "")
     tars = _listed_tars(report, folder)
-    index = _read_table(report, folder / INDEX)
+    index, sizes = _read_table(report, folder / INDEX), _read_table(report, folder / SIZES)
     found: dict[str, dict[str, Any]] = {}
     provenance = index.get("provenance")
     encoder = provenance.get("encoder") if isinstance(provenance, dict) else None
     embed_dim = index.get("embed_dim") or (encoder.get("embed_dim") if isinstance(encoder, dict) else None)
+    begin("checking", _announced(index, sizes))
     _check_samples(
         report,
         lambda problems: _shard_samples(folder, tars, found, problems),
@@ -152,7 +162,7 @@ def check_shards(folder: Path, allow_leak: bool, progress: Progress) -> Report:
         progress,
     )
     report.counts["tars"] = len(found)
-    _check_sizes(report, _read_table(report, folder / SIZES), found)
+    _check_sizes(report, sizes, found)
     _check_index(report, index, found)
     options = index.get("options")
     maxcount = options.get("maxcount") if isinstance(options, dict) else None
@@ -373,6 +383,13 @@ def _read_table(report: Report, path: Path) -> dict[str, Any]:
     return {}
 
 
+def _announced(index: Mapping[str, Any], sizes: Mapping[str, Any]) -> int | None:
+    """Give how many samples the tables say there are; None where they say nothing."""
+    totals = index.get("totals")
+    counts = list(sizes.values()) or [totals.get("samples") if isinstance(totals, dict) else None]
+    return sum(counts) if all(isinstance(count, int) for count in counts) else None
+
+
 def _check_sizes(report: Report, sizes: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> None:
     if not sizes:
         return
@@ -400,6 +417,8 @@ def _check_index(report: Report, index: Mapping[str, Any], found: Mapping[str, M
                 report.add(INDEX, f"total of {name}: says {index['totals'][name]}, found {total}")
         if left_out := index["left_out"]["total"]:
             report.notes.append(f"{left_out} triples were left out when sharding; left_out.jsonl says why")
+        if failed := index.get("failed", {"total": 0})["total"]:
+            report.notes.append(f"{failed} samples failed to encode, so no tar has them; {INDEX} says why")
     except (KeyError, TypeError, AttributeError) as error:
         report.add(INDEX, f"expected tars, totals and left_out as embedshard shard writes them, found {error!r}")
 

@@ -159,6 +159,36 @@ def test_a_failure_that_has_a_triple_is_named(processed: Path) -> None:
     assert found(processed) == {"train/k1": "failed.jsonl names it, but it has a triple"}
 
 
+def test_what_failed_to_encode_is_noted_of_the_shards_too(processed: Path, tmp_path: Path) -> None:
+    write_failures(processed, [Failure("k100", "train", "m", "decode", "why", 1)])
+    shard(processed, tmp_path / "out", ShardOptions(), lambda samples: None)
+    report = checked(tmp_path / "out")
+    assert (report.ok, report.notes) == (True, ["1 samples failed to encode, so no tar has them; index.json says why"])
+
+
+def test_without_a_dataset_json_only_the_odd_dim_is_named(processed: Path) -> None:
+    (processed / "dataset.json").unlink()
+    (processed / "train/k0.npy").write_bytes(npy(np.zeros((2, 9), np.float16)))
+    assert found(processed) == {"train/k0.npy": "embed_dim is 9, expected 4"}
+    for number in (1, 2, 3):
+        (processed / f"train/k{number}.npy").write_bytes(npy(np.zeros((2, 9), np.float16)))
+    assert "found 4 of 4, 4 of 9" in found(processed)[str(processed)]
+
+
+def test_the_number_of_samples_is_known_at_the_beginning(processed: Path, shards: Path) -> None:
+    def totals(folder: Path) -> list[tuple[str, int | None]]:
+        stages: list[tuple[str, int | None]] = []
+        check(folder, False, lambda samples: None, lambda *stage: stages.append(stage))
+        return stages
+
+    assert totals(processed) == [("checking", None)]
+    assert totals(shards) == [("checking", 8)]
+    (shards / "sizes.json").unlink()
+    assert totals(shards) == [("checking", 8)]
+    (shards / "index.json").write_text('{"totals": {"samples": "x"}}')
+    assert totals(shards) == [("checking", None)]
+
+
 def test_a_name_that_is_no_text_can_be_printed(processed: Path) -> None:
     (processed / "train" / os.fsdecode(b"\xff")).touch()
     (processed / "train" / os.fsdecode(b"\xff.npy")).touch()

@@ -24,7 +24,7 @@ def check(folder: Path, as_json: bool, allow_leak: bool) -> None:
     from embedshard.check import check as run_check
 
     with bar(None, "sample") as progress:
-        report = run_check(folder, allow_leak, progress.update)
+        report = run_check(folder, allow_leak, progress.update, lambda stage, total: progress.reset(total))
     if as_json:
         click.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
     else:

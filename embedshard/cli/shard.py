@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from embedshard.cli.progress import bar, table
 
 __all__ = ["shard"]
 
+_REASONS = 5
+
 
 @click.command()
 @click.argument("processed", type=click.Path(path_type=Path))
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--maxcount", type=int, default=10000, show_default=True, help="Most samples of a tar.")
 @click.option("--key-format", help="Number the samples anew, e.g. 'vid_{index:09d}'.  [default: keep the keys]")
 @click.option(
@@ -33,12 +36,29 @@ def shard(processed: Path, shards: Path, **options: Any) -> None:
     from embedshard.shard.plan import ShardOptions
 
     with bar(None, "sample") as progress:
-        report = run_shard(processed, shards, ShardOptions(**options), progress.update)
+
+        def begin(stage: str, total: int | None) -> None:
+            progress.set_description_str(stage, refresh=False)
+            progress.reset(total)
+
+        report = run_shard(processed, shards, ShardOptions(**options), progress.update, begin)
     table(("split", "tars"), [*report.tars.items(), ("all", sum(report.tars.values()))])
     click.echo(f"{report.samples} samples, {report.frames} frames, {report.bytes / 1e6:.1f} MB")
-    for reason, count in report.left_out.items():
-        click.echo(f"left out: {count} x {reason} (each in {shards / 'left_out.jsonl'})")
+    _reasons("left out", report.left_out, shards / "left_out.jsonl")
+    _reasons("failed to encode", report.failed, processed / "failed.jsonl")
     if report.unchanged:
         click.echo(f"{shards} was complete already; nothing changed")
     else:
         click.echo(f"wrote {shards}" + (f"; {report.reused} tars were there" if report.reused else ""))
+
+
+def _reasons(what: str, counts: Mapping[str, int], file: Path) -> None:
+    """Print how many samples are not in the tars, and the most common reasons."""
+    if not counts:
+        return
+    click.echo(f"{what}: {sum(counts.values())} (each in {file})")
+    most = sorted(counts.items(), key=lambda item: -item[1])
+    for reason, count in most[:_REASONS]:
+        click.echo(f"  {count} x {reason}")
+    if rest := most[_REASONS:]:
+        click.echo(f"  {sum(count for _, count in rest)} for {len(rest)} other reasons")

@@ -51,6 +51,7 @@ def card(index: Mapping[str, Any]) -> str:
         "## Encoder\n\n" + _table(("setting", "value"), encoder.items()) if encoder else "",
         "## Source\n\n" + _table(("", ""), [row for row in source.items() if row[1]]) if source else "",
         _left_out(index["left_out"]),
+        _failed(index["failed"]),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -76,6 +77,14 @@ def _left_out(left_out: Mapping[str, Any]) -> str:
         return ""
     return f"## Left out\n\n{left_out['total']} triples; see `left_out.jsonl`.\n\n" + _table(
         ("reason", "triples"), left_out["reasons"].items()
+    )
+
+
+def _failed(failed: Mapping[str, Any]) -> str:
+    if not failed["total"]:
+        return ""
+    return f"## Failed to encode\n\n{failed['total']} samples of the dataset are not in the tars.\n\n" + _table(
+        ("reason", "samples"), failed["reasons"].items()
     )
 
 

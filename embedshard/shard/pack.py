@@ -19,6 +19,7 @@ from embedshard.engine.local import run
 from embedshard.errors import InputError
 from embedshard.processed import require_processed
 from embedshard.shard.card import card
+from embedshard.shard.dataset import Begin, Progress
 from embedshard.shard.plan import ShardOptions
 from embedshard.shard.scan import Plan, Unit, scan, unit_rows
 from embedshard.shard.table import (
@@ -55,6 +56,7 @@ class ShardReport:
         frames: Frames in all tars.
         bytes: Size of all tars.
         left_out: Triples left out, by reason; `left_out.jsonl` names each.
+        failed: Samples that have no triple as they failed to encode, by reason.
         reused: Tars of an earlier run that were kept.
         unchanged: Whether all was there already.
     """
@@ -64,11 +66,18 @@ class ShardReport:
     frames: int
     bytes: int
     left_out: Mapping[str, int]
+    failed: Mapping[str, int]
     reused: int
     unchanged: bool
 
 
-def shard(processed: Path, output: Path, options: ShardOptions, progress: Callable[[int], None]) -> ShardReport:
+def shard(
+    processed: Path,
+    output: Path,
+    options: ShardOptions,
+    progress: Progress,
+    begin: Begin = lambda stage, total: None,
+) -> ShardReport:
     """Pack a processed dataset into tars, or finish what a stopped run began.
 
     The same triples give the same bytes, whatever the day, the folder and the number of workers. Bad triples are
@@ -78,21 +87,24 @@ def shard(processed: Path, output: Path, options: ShardOptions, progress: Callab
         processed: The processed dataset.
         output: Folder for the tars and their tables.
         options: How to shard.
-        progress: Called with the number of samples of each tar that is there.
+        progress: Called with the number of samples that a stage has just done.
+        begin: Called before each stage with its name and its number of samples: the plan passes, then the packing
+            of the tars that are not there.
 
     Raises:
-        InputError: `processed` is no processed dataset or has nothing to shard, `output` holds other shards, or a
-            source file changed meanwhile.
+        InputError: `processed` is no processed dataset or has nothing to shard, `output` is not apart from it or
+            holds other shards, or a source file changed meanwhile.
     """
     require_processed(processed)
+    _require_apart(processed, output)
     with exclusive(output):
         remove_temporary(output)
         try:
-            plan = scan(processed, output, options)
+            plan = scan(processed, output, options, progress, begin)
             records = _reusable(output, plan, _claim(output, plan, options.overwrite))
             reused = len(records)
-            progress(sum(record.samples for record in records.values()))
             if reused < len(plan.units):
+                begin("packing", sum(unit.tar.count for unit in plan.units if unit.tar.name not in records))
                 _pack(output, plan, records, options.workers, progress)
             changed = _write_tables(output, plan, [records[unit.tar.name] for unit in plan.units])
         finally:
@@ -103,9 +115,22 @@ def shard(processed: Path, output: Path, options: ShardOptions, progress: Callab
         frames=sum(record.frames for record in records.values()),
         bytes=sum(record.bytes for record in records.values()),
         left_out=plan.facts["left_out"]["reasons"],
+        failed=plan.facts["failed"]["reasons"],
         reused=reused,
         unchanged=reused == len(plan.units) and not changed,
     )
+
+
+def _require_apart(processed: Path, output: Path) -> None:
+    """Make sure that neither folder is, or lies in, the other."""
+    source, target = processed.resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        where = "that folder itself" if source == target else "in it" if source in target.parents else "around it"
+        raise InputError(
+            f"expected a folder for the shards apart from the processed dataset {processed}, "
+            f"found {output}, which is {where}\n"
+            f"  try: embedshard shard {processed} {source.parent / f'{source.name}-shards'}"
+        )
 
 
 def _claim(output: Path, plan: Plan, overwrite: bool) -> State:
@@ -149,9 +174,7 @@ def _reusable(output: Path, plan: Plan, state: State) -> dict[str, TarRecord]:
     return records
 
 
-def _pack(
-    output: Path, plan: Plan, records: dict[str, TarRecord], workers: int, progress: Callable[[int], None]
-) -> None:
+def _pack(output: Path, plan: Plan, records: dict[str, TarRecord], workers: int, progress: Progress) -> None:
     """Pack the tars that `records` lacks, and add them to it.
 
     Raises:

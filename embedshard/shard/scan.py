@@ -1,24 +1,24 @@
 """The plan pass: look at every triple, leave out the bad ones, spill the rest to disk and cut them into units.
 
-May import `processed`, `sample`, `distinct`, `errors`. Memory does not grow with the number of triples.
+May import `processed`, `sample`, `distinct`, `errors`, and this room. Memory does not grow with the number of triples.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from embedshard.distinct import DistinctIds, id_hash
+from embedshard.distinct import id_hash
 from embedshard.errors import InputError
-from embedshard.processed import Entry, entries, read_info
+from embedshard.processed import DatasetInfo, Entry, entries, read_info
 from embedshard.sample import SPLITS
+from embedshard.shard.dataset import Begin, Progress, expected_dim, failed_samples, repeated_keys
 from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
 from embedshard.shard.triple import BadTripleError, Row, Triple, inspect
 
@@ -26,6 +26,7 @@ __all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_rows"]
 
 FORMAT = 1
 _LISTED = 1000
+_SHOWN = 20
 _ROWS, _PLAN, _LEFT_OUT = ".tmp-rows", ".tmp-plan", ".tmp-left-out"
 
 
@@ -54,7 +55,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """All tars to pack, and what `index.json` says beside them; `digest` is the hash of all of it."""
+    """All tars to pack, and what `index.json` says beside them.
+
+    `digest` is the hash of all that but what failed to encode: no tar depends on why another sample is not there.
+    """
 
     units: list[Unit]
     facts: dict[str, Any]
@@ -75,47 +79,38 @@ class _Survey:
     listed: list[dict[str, str]] = field(default_factory=list)
 
 
-def scan(processed: Path, spill: Path, options: ShardOptions) -> Plan:
+def scan(processed: Path, spill: Path, options: ShardOptions, progress: Progress, begin: Begin) -> Plan:
     """Plan the tars of a processed dataset.
 
     Args:
         processed: The processed dataset.
         spill: Folder for temporary files, which the plan's units read from.
         options: How to shard.
+        progress: Called for each sample that a stage has looked at.
+        begin: Called before each stage.
 
     Raises:
-        InputError: There is nothing to shard.
+        InputError: There is nothing to shard, or no telling which embed_dim is right.
     """
-    info = read_info(processed)
-    survey = _Survey(info.encoder.get("embed_dim") if info else None, _repeated_keys(processed))
+    info, failed = read_info(processed), failed_samples(processed)
+    begin("listing", None)
+    repeated, count = repeated_keys(processed, progress)
+    survey = _Survey(expected_dim(processed, info, progress, begin), repeated)
+    begin("planning", count)
     with (spill / _ROWS).open("wb") as rows, (spill / _LEFT_OUT).open("wb") as left_out:
         for split in SPLITS:
             for entry in entries(processed / split, lambda stem: order_of(stem, options)):
                 _survey_entry(processed, split, entry, survey, (rows, left_out))
+                progress(int("npy" in entry.parts))
     if not survey.counts:
-        reasons = "".join(f"\n  {count} left out: {reason}" for reason, count in survey.reasons.most_common())
-        raise InputError(
-            f"expected triples <key>.npy, .txt, .json in the splits of {processed}, found none to shard{reasons}\n"
-            f"  See: embedshard check {processed}"
-        )
+        raise InputError(_nothing(processed, survey.reasons, failed["total"]))
     units = _cut(processed, spill, plan_tars(survey.counts, options), options.key_format)
-    facts = {
-        "format": FORMAT,
-        "embed_dim": survey.embed_dim,
-        "dtype": "+".join(sorted(survey.dtypes)),
-        "provenance": asdict(info) if info else None,
-        "options": {name: getattr(options, name) for name in ("maxcount", "key_format", "shuffle", "seed", "name")},
-        "left_out": {
-            "total": survey.reasons.total(),
-            "reasons": dict(sorted(survey.reasons.items())),
-            "first": survey.listed,
-        },
-    }
+    facts = _facts(info, survey, options)
     digest = hashlib.sha256(json.dumps([facts, [unit.digest for unit in units]], sort_keys=True).encode())
     with (spill / _LEFT_OUT).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return Plan(units, facts, spill / _LEFT_OUT, digest.hexdigest())
+    return Plan(units, {**facts, "failed": failed}, spill / _LEFT_OUT, digest.hexdigest())
 
 
 def unit_rows(unit: Unit) -> Iterator[Row]:
@@ -126,19 +121,33 @@ def unit_rows(unit: Unit) -> Iterator[Row]:
             yield Row(*json.loads(line))
 
 
-def _repeated_keys(processed: Path) -> set[int]:
-    """Give the hashes of keys that more than one npy has, over all splits."""
-    keys = DistinctIds()
-    for split in SPLITS:
-        if (processed / split).is_dir():
-            with os.scandir(processed / split) as files:
-                for stem, _, part in (file.name.rpartition(".") for file in files):
-                    if stem and part == "npy":
-                        keys.add(triple_key(stem))
-    repeated = keys.repeated()
-    if len(repeated) >= 1 << 20:
-        raise InputError(f"expected keys that are unique over all splits, found over a million twice in {processed}")
-    return repeated
+def _nothing(processed: Path, reasons: Counter[str], failed: int) -> str:
+    """Say that there is nothing to shard, why, and what mends it."""
+    lines = [f"{count} left out: {reason}" for reason, count in reasons.most_common(_SHOWN)]
+    if failed:
+        lines.append(f"{failed} failed to encode: {processed / 'failed.jsonl'} says why; encode with --retry-failed")
+    if reasons:
+        lines.append(f"remove those files and run embedshard encode again; embedshard check {processed} names each")
+    if not lines:
+        lines.append(f"run: embedshard encode samples.parquet {processed} --model ... --pretrained ...")
+    found = f"expected triples <key>.npy, .txt, .json in the splits of {processed}, found none to shard"
+    return "\n  ".join([found, *lines])
+
+
+def _facts(info: DatasetInfo | None, survey: _Survey, options: ShardOptions) -> dict[str, Any]:
+    """Give what `index.json` says of the triples; nothing in it depends on the machine."""
+    return {
+        "format": FORMAT,
+        "embed_dim": survey.embed_dim,
+        "dtype": "+".join(sorted(survey.dtypes)),
+        "provenance": {"encoder": info.encoder, "source": info.source} if info else None,
+        "options": {name: getattr(options, name) for name in ("maxcount", "key_format", "shuffle", "seed", "name")},
+        "left_out": {
+            "total": survey.reasons.total(),
+            "reasons": dict(sorted(survey.reasons.items())),
+            "first": survey.listed,
+        },
+    }
 
 
 def _survey_entry(
@@ -157,7 +166,6 @@ def _survey_entry(
             survey.listed.append(line)
         return
     survey.counts[split] += 1
-    survey.embed_dim = triple.embed_dim
     survey.dtypes.add(triple.dtype)
     rows.write(f"{triple.newest} {triple.row.frames} {json.dumps(triple.row)}\n".encode())
 
@@ -165,7 +173,7 @@ def _survey_entry(
 def _good_triple(folder: Path, entry: Entry, survey: _Survey) -> Triple:
     key = triple_key(entry.key)
     triple = inspect(folder, entry, key)
-    if survey.embed_dim not in (None, triple.embed_dim):
+    if triple.embed_dim != survey.embed_dim:
         raise BadTripleError(f"embed_dim is {triple.embed_dim}, expected {survey.embed_dim}")
     if id_hash(key) in survey.repeated:
         if key in survey.seen:

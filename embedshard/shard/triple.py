@@ -21,6 +21,7 @@ __all__ = [
     "check_array",
     "inspect",
     "read_caption",
+    "read_head",
     "read_metadata",
     "triple_bytes",
     "triple_paths",
@@ -144,6 +145,17 @@ def check_array(head: bytes, size: int) -> NpyHeader:
     if size > MAX_MEMBER:
         raise BadTripleError("npy is over 8 GiB")
     return header
+
+
+def read_head(path: str) -> NpyHeader:
+    """Read the head of an npy file and check it.
+
+    Raises:
+        OSError: The file cannot be read.
+        BadTripleError: It is no array of a triple.
+    """
+    with open(path, "rb", buffering=0) as file:
+        return check_array(file.read(_HEAD), os.fstat(file.fileno()).st_size)
 
 
 def read_caption(data: bytes) -> str:

@@ -56,9 +56,9 @@ def full(linked: Make, tmp_path_factory: pytest.TempPathFactory) -> Full:
 
 
 @pytest.fixture
-def triples(tmp_path: Path) -> Path:
+def triples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a small processed dataset, to be changed by the test: 5 train and 2 test triples, all different."""
-    folder = tmp_path / "processed"
+    folder = tmp_path_factory.mktemp("triples") / "processed"
     for number in range(7):
         split = "train" if number < 5 else "test"
         array = np.full((number + 1, 4), number, np.float16)

@@ -20,7 +20,7 @@ import webdataset as wds
 import yaml
 
 from embedshard.errors import InputError
-from embedshard.processed import write_triple
+from embedshard.processed import Failure, write_failures, write_triple
 from embedshard.shard.pack import ShardReport, shard
 from embedshard.shard.plan import ShardOptions
 from embedshard.shard.table import read_splits
@@ -206,14 +206,14 @@ def test_a_changed_value_is_noticed(triples: Path, tmp_path: Path) -> None:
 def test_a_source_that_changes_meanwhile_gives_no_short_tar(triples: Path, tmp_path: Path, loss: str) -> None:
     path = triples / "test/k6.npy"
 
-    def change(samples: int) -> None:
-        if loss == "unlink":
-            path.unlink(missing_ok=True)
-        else:
+    def change(stage: str, total: int | None) -> None:
+        if stage == "packing" and loss == "unlink":
+            path.unlink()
+        elif stage == "packing":
             path.write_bytes(path.read_bytes()[:-2])
 
     with pytest.raises(InputError, match="run the same command again"):
-        shard(triples, tmp_path / "out", ShardOptions(), change)
+        shard(triples, tmp_path / "out", ShardOptions(), lambda samples: None, change)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".progress.jsonl", "ds_00000.tar"]
 
 
@@ -224,7 +224,9 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found none to shard"):
         pack(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in/train/a.npy").write_bytes(b"")
-    with pytest.raises(InputError, match="1 left out: no caption"):
+    with pytest.raises(
+        InputError, match=r"1 left out: no caption\n.*remove those files and run embedshard encode again"
+    ):
         pack(tmp_path / "in", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -272,6 +274,121 @@ def test_a_key_in_two_splits_is_packed_once(triples: Path, tmp_path: Path) -> No
     report = pack(triples, tmp_path / "out")
     assert (report.samples, report.left_out) == (7, {"same key as a triple of train": 1})
     assert sorted(keys(tmp_path / "out/ds_00001.tar")) == ["k5", "k6"]
+
+
+def foreign(folder: Path, dims: list[int]) -> Path:
+    """Write triples of these dims, sorted by key as given, without a dataset.json."""
+    for number, dim in enumerate(dims):
+        write_triple(folder / "train", f"k{number:02d}", np.zeros((1, dim), np.float16), "c", {})
+    return folder
+
+
+def test_one_odd_triple_is_left_out_wherever_it_stands(tmp_path: Path) -> None:
+    for number, odd in enumerate((0, 1, 4)):
+        folder = foreign(tmp_path / f"in{number}", [9 if at == odd else 8 for at in range(5)])
+        report = pack(folder, tmp_path / f"out{number}", shuffle=False)
+        assert (report.samples, report.left_out) == (4, {"embed_dim is 9, expected 8": 1})
+
+
+def test_as_many_triples_of_another_dim_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found 2 of 8, 2 of 9, 1 of 7\n  remove the triples"):
+        pack(foreign(tmp_path / "in", [9, 8, 7, 8, 9]), tmp_path / "out")
+
+
+def test_the_dim_of_dataset_json_counts_more_than_the_most(triples: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        write_triple(triples / "val", f"n{number}", np.zeros((1, 5), np.float16), "c", {})
+        write_triple(triples / "val", f"o{number}", np.zeros((1, 5), np.float16), "c", {})
+    report = pack(triples, tmp_path / "out")
+    assert (report.samples, report.left_out) == (7, {"embed_dim is 5, expected 4": 12})
+
+
+@pytest.mark.parametrize(
+    ("place", "where"), [("", "itself"), ("shards", "in it"), ("train/a/b", "in it"), ("..", "around")]
+)
+def test_the_output_lies_apart_from_the_processed_dataset(triples: Path, place: str, where: str) -> None:
+    before = sorted(triples.parent.rglob("*"))
+    with pytest.raises(InputError, match=rf"apart from .* which is .*{where}.*\n  try: .*/processed-shards$"):
+        pack(triples, triples / place, overwrite=True)
+    assert sorted(triples.parent.rglob("*")) == before
+
+
+def test_an_output_that_links_to_the_processed_dataset_is_refused(triples: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(triples)
+    with pytest.raises(InputError, match="that folder itself"):
+        pack(triples, tmp_path / "link")
+
+
+def failures(count: int, reason: str, first: int = 100) -> list[Failure]:
+    return [Failure(f"k{number}", "train", "m", "decode", reason, 1) for number in range(first, first + count)]
+
+
+def test_what_failed_to_encode_is_counted(triples: Path, tmp_path: Path) -> None:
+    write_failures(triples, [*failures(2, "no frame"), *failures(1, "cut", 200), *failures(1, "has a triple", 1)])
+    report = pack(triples, tmp_path / "out")
+    assert report.failed == {"cut": 1, "no frame": 2}
+    index = json.loads((tmp_path / "out/index.json").read_text())
+    assert index["failed"] == {"total": 3, "reasons": {"cut": 1, "no frame": 2}}
+    assert "3 samples of the dataset are not in the tars" in (tmp_path / "out/README.md").read_text()
+    pack(triples, tmp_path / "again", workers=2)
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+
+
+def test_other_failures_change_the_tables_but_pack_no_tar_again(triples: Path, tmp_path: Path) -> None:
+    plans = []
+    for count in (0, 2):
+        write_failures(triples, failures(count, "no frame"))
+        report = pack(triples, tmp_path / "out")
+        assert not report.unchanged
+        plans.append(json.loads((tmp_path / "out/index.json").read_text())["plan"])
+    assert (report.reused, report.failed) == (2, {"no frame": 2})
+    assert plans[0] == plans[1]
+
+
+def test_reasons_beyond_1000_are_counted_as_one(triples: Path, tmp_path: Path) -> None:
+    many = [failure for number in range(1002) for failure in failures(1, f"why {number:04d}", 1000 + number)]
+    write_failures(triples, [*many, *failures(2, "usual", 5000)])
+    report = pack(triples, tmp_path / "out")
+    assert (len(report.failed), report.failed["usual"], report.failed["other reasons"]) == (1001, 2, 3)
+
+
+def test_where_all_failed_the_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in/train").mkdir(parents=True)
+    write_failures(tmp_path / "in", failures(2, "no frame"))
+    with pytest.raises(InputError, match=r"2 failed to encode: .*failed\.jsonl says why; .*--retry-failed"):
+        pack(tmp_path / "in", tmp_path / "out")
+
+
+def test_nothing_of_the_machine_is_in_the_tables(triples: Path, tmp_path: Path) -> None:
+    info = json.loads((triples / "dataset.json").read_text())
+    (triples / "dataset.json").write_text(json.dumps({**info, "root": "/here", "manifest": "5ha"}))
+    pack(triples, tmp_path / "out")
+    provenance = json.loads((tmp_path / "out/index.json").read_text())["provenance"]
+    assert provenance == {"encoder": info["encoder"], "source": info["source"]}
+    assert "/here" not in (tmp_path / "out/README.md").read_text()
+
+
+def test_each_stage_says_how_many_samples_it_has(triples: Path, tmp_path: Path) -> None:
+    stages: list[list[object]] = []
+
+    def run() -> list[list[object]]:
+        stages.clear()
+        options = ShardOptions(maxcount=2)
+        shard(
+            triples, tmp_path / "out", options, lambda n: stages[-1].append(n), lambda *stage: stages.append([*stage])
+        )
+        return [[name, total, sum(done)] for name, total, *done in stages]  # type: ignore[arg-type]
+
+    plan = [["listing", None, 7], ["planning", 7, 7]]
+    assert run() == [*plan, ["packing", 7, 7]]
+    (tmp_path / "out/ds_00000.tar").unlink()
+    assert run() == [*plan, ["packing", 2, 2]]
+    assert run() == plan
+    (triples / "dataset.json").unlink()
+    (tmp_path / "out/index.json").unlink()
+    with pytest.raises(InputError):
+        run()
+    assert [*stages[1][:2], len(stages[1][2:])] == ["measuring", None, 7]
 
 
 def test_what_other_tools_wrote_is_taken(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""What holds for a processed dataset as a whole, before its triples are looked at one by one.
+
+May import `processed`, `sample`, `store`, `distinct`, `errors`, and this room.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from embedshard.distinct import DistinctIds
+from embedshard.errors import InputError
+from embedshard.processed import DatasetInfo, has_triple, read_failures
+from embedshard.sample import SPLITS
+from embedshard.shard.plan import triple_key
+from embedshard.shard.triple import BadTripleError, read_head
+from embedshard.store import is_temporary
+
+__all__ = ["Begin", "Progress", "expected_dim", "failed_samples", "repeated_keys"]
+
+Progress = Callable[[int], None]
+"""Called with the number of samples just done."""
+
+Begin = Callable[[str, int | None], None]
+"""Called when a stage of the work begins, with its name and how many samples it has, None where that is unknown."""
+
+_REASONS = 1000
+_SHOWN = 5
+
+
+def expected_dim(processed: Path, info: DatasetInfo | None, progress: Progress, begin: Begin) -> int | None:
+    """Give the embed_dim that all arrays must have: the one that `dataset.json` names, else that of most of them.
+
+    Args:
+        processed: The processed dataset.
+        info: Its `dataset.json`.
+        progress: Called for each array whose head is read, if they must be.
+        begin: Called before that.
+
+    Returns:
+        None where there is no readable array.
+
+    Raises:
+        InputError: As many arrays have another.
+    """
+    named = info.encoder.get("embed_dim") if info else None
+    if isinstance(named, int):
+        return named
+    begin("measuring", None)
+    dims = Counter(dim for dim in _dims(processed, progress) if dim)
+    most = sorted(dims.items(), key=lambda item: (-item[1], item[0]))
+    if len(most) > 1 and most[0][1] == most[1][1]:
+        counts = ", ".join(f"{count} of {dim}" for dim, count in most[:_SHOWN])
+        raise InputError(
+            f"expected most arrays of {processed} to have the same embed_dim, as no dataset.json names it; "
+            f"found {counts}{' and others' if len(most) > _SHOWN else ''}\n"
+            "  remove the triples of the wrong embed_dim, and run the same command again"
+        )
+    return most[0][0] if most else None
+
+
+def repeated_keys(processed: Path, progress: Progress) -> tuple[set[int], int]:
+    """Give the hashes of keys that more than one npy has, over all splits, and how many npy there are.
+
+    Args:
+        processed: The processed dataset.
+        progress: Called for each npy.
+
+    Raises:
+        InputError: Over a million keys repeat.
+    """
+    keys = DistinctIds()
+    for file in _npys(processed):
+        keys.add(triple_key(file.name.removesuffix(".npy")))
+        progress(1)
+    repeated = keys.repeated()
+    if len(repeated) >= 1 << 20:
+        raise InputError(f"expected keys that are unique over all splits, found over a million twice in {processed}")
+    return repeated, keys.count
+
+
+def failed_samples(processed: Path) -> dict[str, Any]:
+    """Count the samples of `failed.jsonl` that have no triple, as `index.json` holds it.
+
+    Returns:
+        `total`, and `reasons`: the count of each, those beyond the 1000 most common as one.
+    """
+    counts = Counter(
+        str(failure.reason)
+        for failure in read_failures(processed).values()
+        if not has_triple(processed / str(failure.split), failure.key)
+    )
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    reasons = dict(sorted(most[:_REASONS]))
+    if rest := sum(count for _, count in most[_REASONS:]):
+        reasons["other reasons"] = reasons.get("other reasons", 0) + rest
+    return {"total": counts.total(), "reasons": reasons}
+
+
+def _dims(processed: Path, progress: Progress) -> Iterator[int | None]:
+    for file in _npys(processed):
+        try:
+            yield read_head(file.path).shape[1]
+        except (BadTripleError, OSError):
+            yield None
+        progress(1)
+
+
+def _npys(processed: Path) -> Iterator[os.DirEntry[str]]:
+    for split in SPLITS:
+        if (processed / split).is_dir():
+            with os.scandir(processed / split) as files:
+                yield from (file for file in files if file.name[1:].endswith(".npy") and not is_temporary(file.name))
