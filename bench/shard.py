@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import webdataset as wds
 
-from embedshard.processed import write_triple
+from embedshard.processed import DatasetInfo, write_info, write_triple
 from embedshard.shard.pack import shard
 from embedshard.shard.plan import ShardOptions
 
@@ -62,6 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         processed = Path(folder) / "processed"
         array = np.random.default_rng(0).normal(size=(10, 512)).astype(np.float16)
+        write_info(processed, DatasetInfo({"embed_dim": array.shape[1]}, {"name": "bench"}))
         for number in range(count):
             meta = {"frame_times": [float(k) for k in range(10)], "encoder": {"model": "ViT-B-32", "fps": 1.0}}
             write_triple(processed / "train", f"vid_{number:09d}", array, "a person plays the guitar", meta)
