@@ -89,8 +89,10 @@ class ClipEncoder:
         """
         import torch
 
-        batch = np.zeros((self.batch_size, *frames.shape[1:]), np.uint8)
-        batch[: len(frames)] = frames
+        batch = np.ascontiguousarray(frames)
+        if len(frames) < self.batch_size:
+            batch = np.zeros((self.batch_size, *frames.shape[1:]), np.uint8)
+            batch[: len(frames)] = frames
         with torch.inference_mode():
             pixels = self.preprocess.normalise(torch.from_numpy(batch).to(self.device))
             device = torch.device(self.device).type

@@ -46,7 +46,7 @@ class Source(ABC):
     Attributes:
         name: The module's name, typed on the command line.
         title: The dataset's name as its authors write it.
-        homepage: Where it is described.
+        homepage: Where it is described; "" where the reader is generic.
         license: Short text; "" where the reader is generic.
         kind: What the caption is: `caption`, `classification`, ...
         modality: `video`, `image`, or both.
@@ -58,11 +58,11 @@ class Source(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    homepage: ClassVar[str]
-    license: ClassVar[str]
+    homepage: ClassVar[str] = ""
+    license: ClassVar[str] = ""
     kind: ClassVar[str]
     modality: ClassVar[str]
-    samples_published: ClassVar[str]
+    samples_published: ClassVar[str] = ""
     splits: ClassVar[Mapping[str, tuple[str, ...]]]
     expects: ClassVar[str]
     options: ClassVar[type[Options]] = Options

@@ -41,11 +41,8 @@ class Folder(Source):
 
     name = "folder"
     title = "Folder of videos or pictures with captions"
-    homepage = ""
-    license = ""
     kind = "caption"
     modality = "video, image"
-    samples_published = ""
     splits = {"given": SPLITS}
     options = FolderOptions
     expects = """

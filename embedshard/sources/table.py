@@ -74,11 +74,8 @@ class Table(Source):
 
     name = "table"
     title = "Table of media paths and captions"
-    homepage = ""
-    license = ""
     kind = "caption"
     modality = "video, image"
-    samples_published = ""
     splits = {"given": SPLITS}
     options = TableOptions
     expects = """

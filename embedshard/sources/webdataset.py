@@ -65,11 +65,8 @@ class WebDataset(Source):
 
     name = "webdataset"
     title = "WebDataset of videos or pictures"
-    homepage = ""
-    license = ""
     kind = "caption"
     modality = "video, image"
-    samples_published = ""
     splits = {"given": SPLITS}
     options = WebDatasetOptions
     expects = """
