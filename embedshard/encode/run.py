@@ -131,7 +131,7 @@ def encode(
         OSError: The disk is full, or cannot be written.
     """
     begun = time.monotonic()
-    root = options.media_root or manifest.root
+    root = (options.media_root or manifest.root).absolute()
     if not root.is_dir():
         raise InputError(f"the raw dataset {root} is not there; where it has moved to is said by: --media-root DIR")
     with exclusive(processed):

@@ -345,6 +345,13 @@ def test_another_dataset_is_refused_and_a_moved_one_is_not(tmp_path, encoder):
     assert report.done_before == report.samples
 
 
+def test_a_name_that_looks_like_a_protocol_is_a_file(tmp_path, monkeypatch, encoder):
+    Tree(tmp_path / "raw").video("12:30.mp4", "noon")
+    monkeypatch.chdir(tmp_path / "raw")
+    rows = manifest(tmp_path, [sample("12:30.mp4")])
+    assert encode(rows, tmp_path / "out", encoder, replace(OPTIONS, media_root=Path())).done == 1
+
+
 def test_triples_of_unknown_making_are_not_adopted(tmp_path, encoder):
     rows = manifest(tmp_path, raw_tree(tmp_path, videos=1))
     encode(rows, tmp_path / "out", encoder, OPTIONS)
