@@ -15,7 +15,7 @@ _SHOWN = 20
 _COUNTS = ("train", "val", "test", "samples", "frames", "tars")
 
 
-@click.command()
+@click.command(short_help="Is a processed dataset or a folder of shards what it claims?")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--allow-leak", is_flag=True, help="Media that lie in two splits are no problem.")

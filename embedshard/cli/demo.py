@@ -11,7 +11,7 @@ from embedshard.errors import InputError
 __all__ = ["demo"]
 
 
-@click.command()
+@click.command(short_help="A small raw tree to try things on.")
 @click.argument("source")
 @click.argument("folder", type=click.Path(path_type=Path))
 def demo(source: str, folder: Path) -> None:

@@ -42,7 +42,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
         return rate
 
 
-@click.command()
+@click.command(short_help="Manifest to triples.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.argument("processed", type=click.Path(path_type=Path))
 @click.option(

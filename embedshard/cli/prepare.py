@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["prepare"]
 
 
-@click.command()
+@click.command(short_help="Raw tree to manifest.")
 @click.argument("source")
 @click.argument("raw", type=click.Path(path_type=Path))
 @click.argument("manifest", type=click.Path(path_type=Path))

@@ -16,7 +16,7 @@ from embedshard.errors import InputError
 __all__ = ["run"]
 
 
-@click.command()
+@click.command(short_help="All of it from one YAML recipe.")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--raw", type=click.Path(path_type=Path), help="The raw dataset, instead of the recipe's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write, instead of the recipe's.")

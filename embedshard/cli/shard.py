@@ -15,7 +15,7 @@ __all__ = ["shard"]
 _REASONS = 5
 
 
-@click.command()
+@click.command(short_help="Triples to tars and splits.csv.")
 @click.argument("processed", type=click.Path(path_type=Path))
 @click.argument("shards", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--maxcount", type=int, default=10000, show_default=True, help="Most samples of a tar.")

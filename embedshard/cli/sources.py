@@ -9,7 +9,7 @@ from embedshard.cli.progress import table
 __all__ = ["sources"]
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="The raw datasets that are known.")
 @click.pass_context
 def sources(context: click.Context) -> None:
     """List the raw datasets that `prepare` reads; `sources show NAME` tells all about one."""
