@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -81,9 +82,11 @@ class PyavReader:
 
     def _video_stream(self) -> VideoStream:
         stream = self._container.streams.best("video")
-        if not isinstance(stream, VideoStream):
-            kinds = ", ".join(sorted({stream.type for stream in self._container.streams})) or "nothing"
-            raise FrameError(f"no video stream (found: {kinds})")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            kinds = {
+                "cover art" if s.disposition & Disposition.attached_pic else s.type for s in self._container.streams
+            }
+            raise FrameError(f"no video stream (found: {', '.join(sorted(kinds)) or 'nothing'})")
         stream.thread_type = "NONE"
         return stream
 

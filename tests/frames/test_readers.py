@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from embedshard.errors import InputError
 from embedshard.frames import DECODERS, FrameError, Sampling, open_reader, require_decoder
@@ -152,6 +153,21 @@ def test_a_file_that_is_no_media_is_named_so(tmp_path):
     (tmp_path / "x.mp4").write_bytes(b"no media at all" * 100)
     with pytest.raises(FrameError, match="not a media file"):
         open_reader(tmp_path / "x.mp4", "video")
+
+
+def test_cover_art_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        sound, cover = container.add_stream("aac", rate=44100), container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        picture.pts = 0
+        container.mux([*cover.encode(picture), *cover.encode()])
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+        samples.sample_rate, samples.pts = 44100, 0
+        container.mux([*sound.encode(samples), *sound.encode()])
+    with pytest.raises(FrameError, match=r"no video stream \(found: audio, cover art\)"):
+        open_reader(tmp_path / "song.mp4", "video")
 
 
 def test_damage_in_the_middle_costs_frames_not_the_file(videos, tmp_path):
