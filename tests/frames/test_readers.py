@@ -159,7 +159,7 @@ def test_cover_art_is_no_video(tmp_path):
     with av.open(str(tmp_path / "song.mp4"), "w") as container:
         sound, cover = container.add_stream("aac", rate=44100), container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = Disposition.attached_pic
+        cover.disposition = int(Disposition.attached_pic)
         picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
         picture.pts = 0
         container.mux([*cover.encode(picture), *cover.encode()])
