@@ -249,7 +249,7 @@ def test_any_flipped_byte_is_found(shards: Path) -> None:
         assert "ds_00002.tar" in str(found(shards)), position
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.data())
 def test_damage_is_never_raised(shards: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(shards.iterdir())))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from embedshard.encode.batch import Batcher
@@ -25,7 +25,6 @@ class Echo:
         return embeddings
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 11), max_size=12))
 def test_every_row_comes_back_once_to_its_owner(lengths):
     encoder = Echo()
