@@ -1,4 +1,4 @@
-"""Pictures, animated GIFs and WebPs, and folders of pictures, through Pillow."""
+"""Pictures, animated GIFs and WebPs, folders of pictures, through Pillow; turned upright as their EXIF data says."""
 
 from __future__ import annotations
 
