@@ -153,7 +153,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
 
 
 def _workers(device: str) -> int:
-    """All cores feed a GPU; on the CPU the model needs them, and one decoder keeps it busy (perf: 4 % of the time)."""
+    """All cores feed a GPU; on the CPU the model needs them, and one decoder keeps several of them busy."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 8) if device == "cpu" else cores
 
