@@ -175,7 +175,7 @@ def options_from(source: Source, split: str, settings: Mapping[str, str]) -> Opt
     for name, text in settings.items():
         if name not in known:
             raise InputError(f"{source.name} has no option {name!r}; {_describe(source)}")
-        choices = known[name].metadata.get("choices", ())
+        choices = known[name].metadata["choices"]
         try:
             values[name] = _WORDS[text.lower()] if types[name] is bool else types[name](text)
         except (KeyError, ValueError):
@@ -188,7 +188,7 @@ def options_from(source: Source, split: str, settings: Mapping[str, str]) -> Opt
 
 def _describe(source: Source) -> str:
     options = [option for option in fields(source.options) if option.name != "split"]
-    lines = [f"\n  --option {o.name}=...  {o.metadata.get('help', '')} (now: {o.default!r})" for o in options]
+    lines = [f"\n  --option {o.name}=...  {o.metadata['help']} (now: {o.default!r})" for o in options]
     return f"the options of {source.name}:{''.join(lines)}" if lines else f"{source.name} has no options"
 
 

@@ -93,11 +93,6 @@ class Entry:
         """`txt`, else `cap` as the first CLIP-Kinetics700 shards name it, else None."""
         return next((part for part in ("txt", "cap") if part in self.parts), None)
 
-    @property
-    def complete(self) -> bool:
-        """Whether array and caption are there; clip-video-encode wrote no json for samples without metadata."""
-        return "npy" in self.parts and self.caption_part is not None
-
 
 @dataclass(frozen=True)
 class NpyHeader:

@@ -71,17 +71,10 @@ def test_a_folder_that_is_not_there_has_no_entries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "caption", "complete"),
-    [
-        (("cap", "npy"), "cap", True),
-        (("cap", "npy", "txt"), "txt", True),
-        (("npy",), None, False),
-        (("txt",), "txt", False),
-    ],
+    ("parts", "caption"), [(("cap", "npy"), "cap"), (("cap", "npy", "txt"), "txt"), (("npy",), None), (("txt",), "txt")]
 )
-def test_entry(parts: tuple[str, ...], caption: str | None, complete: bool) -> None:
-    entry = Entry("k", parts)
-    assert (entry.caption_part, entry.complete) == (caption, complete)
+def test_the_caption_of_an_entry(parts: tuple[str, ...], caption: str | None) -> None:
+    assert Entry("k", parts).caption_part == caption
 
 
 @given(st.integers(0, 5), st.integers(1, 5), st.sampled_from(["<f2", "<f4", ">f4", "<i8"]), st.integers(1, 3))

@@ -49,5 +49,5 @@ def show(name: str) -> None:
     if own:
         click.echo("\noptions (--option NAME=VALUE):")
         for field in own:
-            click.echo(f"    {field.name}={field.default}  {field.metadata.get('help', '')}")
+            click.echo(f"    {field.name}={field.default}  {field.metadata['help']}")
     click.echo(f"\ntry it: embedshard demo {name} raw/ && embedshard prepare {name} raw/ samples.parquet")

@@ -103,9 +103,11 @@ def dataset_fields(sample: Sample) -> dict[str, Any]:
 
 
 def _is_clip(meta: Mapping[str, Any], sample: Sample) -> bool:
-    """Compare media and window; the stored end is clamped to the media's duration."""
+    """Compare media, window and what decides the times; the stored end is clamped to the media's duration."""
     media, duration = sample.media, meta.get("duration")
     if meta.get("media") != media.path:
+        return False
+    if media.kind == "frames" and meta.get("frame_rate") != sample.meta.get("frame_rate"):
         return False
     if duration is None:
         return media.kind == "image"

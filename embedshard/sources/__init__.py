@@ -12,32 +12,36 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import LeftOut, Sample
 
-__all__ = ["Options", "Source", "all_sources", "get_source", "tree_error"]
+__all__ = ["Options", "Source", "all_sources", "get_source", "option", "tree_error"]
 
 
 @dataclass(frozen=True)
 class Options:
     """What a user can choose about how a source is read.
 
-    A source with options of its own subclasses this as a frozen dataclass whose fields have defaults of type str,
-    int, float or bool and `metadata={"help": ...}` (and "choices" where a text is one of a few); they are set by
-    `--option name=value`.
+    A source with options of its own subclasses this as a frozen dataclass whose fields, of type str, int, float or
+    bool, are made by `option`; they are set by `--option name=value`.
 
     Attributes:
         split: Name of one of the source's `splits`.
     """
 
     split: str = ""
+
+
+def option(default: str | float | bool, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+    """Make a field of a source's `Options`; `choices` are all the values it may have, () for any."""
+    return field(default=default, metadata={"help": help_text, "choices": choices})
 
 
 class Source(ABC):

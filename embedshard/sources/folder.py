@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedshard.demo import Tree
 from embedshard.sample import SPLITS, Kind, LeftOut, Media, Sample, make_key, media_kind
-from embedshard.sources import Options, Source, tree_error
+from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._read import ANOTHER_MEDIA, MISSING_MEDIA, json_safe, natural, path_split, walk
 
 __all__ = ["Folder", "FolderOptions"]
@@ -23,17 +23,12 @@ _SIDECARS = (".txt", ".json")
 class FolderOptions(Options):
     """How a folder is read."""
 
-    caption: str = field(
-        default="sidecar",
-        metadata={
-            "help": "where the caption is: the sidecar, the file's stem, or the name of its folder",
-            "choices": ("sidecar", "stem", "folder"),
-        },
+    caption: str = option(
+        "sidecar",
+        "where the caption is: the sidecar, the file's stem, or the name of its folder",
+        ("sidecar", "stem", "folder"),
     )
-    frames: bool = field(
-        default=False,
-        metadata={"help": "read every innermost folder of pictures as one video, its sidecar is FOLDER.txt"},
-    )
+    frames: bool = option(False, "read every innermost folder of pictures as one video, its sidecar is FOLDER.txt")
 
 
 class Folder(Source):

@@ -22,7 +22,7 @@ class Kinetics700(Source):
     """Kinetics-700; the media id is the YouTube id, which all clips of a video share.
 
     The files are clips already, so `time_start` and `time_end` are metadata and no window. Memory holds the file
-    names of one split (about 100 MB for train).
+    names of one split.
     """
 
     name = "kinetics700"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, media_kind, split_name
-from embedshard.sources import Options, Source, tree_error
+from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION, media_index, rows
 
 __all__ = ["MSRVTT", "MSRVTTOptions"]
@@ -25,12 +25,10 @@ _TEST_LIST = "MSRVTT_JSFUSION_test.csv"
 class MSRVTTOptions(Options):
     """How MSR-VTT is read."""
 
-    captions: str = field(
-        default="first",
-        metadata={
-            "help": "of a clip's captions: the first, a sample for each, or all joined as one paragraph",
-            "choices": ("first", "each", "join"),
-        },
+    captions: str = option(
+        "first",
+        "of a clip's captions: the first, a sample for each, or all joined as one paragraph",
+        ("first", "each", "join"),
     )
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, Kind, LeftOut, Media, Sample, make_key, media_kind, split_name
-from embedshard.sources import Options, Source, tree_error
+from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._read import (
     MISSING_MEDIA,
     TABLE_EXTENSIONS,
@@ -44,25 +44,19 @@ _NAMES = {
 }
 
 
-def _column(help_text: str) -> Any:
-    return field(default="", metadata={"help": help_text})
-
-
 @dataclass(frozen=True)
 class TableOptions(Options):
     """How a table is read; a column that is not named is found by its usual names."""
 
-    path_column: str = _column("column of the media path")
-    caption_column: str = _column("column of the caption")
-    split_column: str = _column("column of the split")
-    id_column: str = _column("column of the sample's id; without one, the path and the window are the id")
-    start_column: str = _column("column of the window's start, in seconds or HH:MM:SS")
-    end_column: str = _column("column of the window's end")
-    group_column: str = _column("column of what must not lie in two splits (default: the media path)")
-    media: str = _column("folder that relative paths start from (default: the table's own)")
-    number_rows: bool = field(
-        default=False, metadata={"help": "append the row's number to every id, for several rows of one id"}
-    )
+    path_column: str = option("", "column of the media path")
+    caption_column: str = option("", "column of the caption")
+    split_column: str = option("", "column of the split")
+    id_column: str = option("", "column of the sample's id; without one, the path and the window are the id")
+    start_column: str = option("", "column of the window's start, in seconds or HH:MM:SS")
+    end_column: str = option("", "column of the window's end")
+    group_column: str = option("", "column of what must not lie in two splits (default: the media path)")
+    media: str = option("", "folder that relative paths start from (default: the table's own)")
+    number_rows: bool = option(False, "append the row's number to every id, for several rows of one id")
 
 
 class Table(Source):

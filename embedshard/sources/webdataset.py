@@ -9,14 +9,14 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from embedshard.demo import Tree, image_bytes, video_bytes
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, archive_member, make_key, media_kind
-from embedshard.sources import Options, Source, tree_error
+from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._read import (
     ANOTHER_MEDIA,
     MISSING_MEDIA,
@@ -40,10 +40,7 @@ _DAMAGED = "the tar is damaged or cut off from here on"
 class WebDatasetOptions(Options):
     """How tars are read."""
 
-    tar_in_key: bool = field(
-        default=False,
-        metadata={"help": "put the tar's path before every key, for tars that repeat each other's keys"},
-    )
+    tar_in_key: bool = option(False, "put the tar's path before every key, for tars that repeat each other's keys")
 
 
 @dataclass(frozen=True)

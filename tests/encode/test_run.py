@@ -316,6 +316,15 @@ def test_another_window_under_the_same_key_is_encoded_anew(tmp_path, encoder):
     assert report.done_before == 1  # [None, 99) was the whole video
 
 
+def test_another_frame_rate_of_a_folder_gives_new_times(tmp_path, encoder):
+    raw_tree(tmp_path)
+    for rate in (1, 10):
+        rows = manifest(tmp_path, [sample("f", frame_rate=rate)])
+        encode(rows, tmp_path / "out", encoder, replace(OPTIONS, sampling=Sampling("all")))
+        times = json.loads((tmp_path / "out/train/f.json").read_text())["frame_times"]
+        assert times == [0.0, 1 / rate, 2 / rate]
+
+
 def test_a_stop_between_two_manifests_leaves_neither_trusted(tmp_path, encoder):
     samples = raw_tree(tmp_path)
     encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
