@@ -1,12 +1,12 @@
 """Find ids that repeat, among any number of them, in flat memory. Imports nothing of ours.
 
-Each id is kept as 8 bytes in a temporary file (62 bits of its BLAKE2b hash and a tag); equal hashes are found by
-sorting one slice of the hash range at a time. Equal hashes are candidates: the caller looks at the ids themselves.
+Each id is kept in a temporary file as 62 bits of its hash, a tag, and amounts that belong to it; equal hashes are
+found by sorting one slice of the hash range at a time. Equal hashes are candidates: the caller looks at the ids
+themselves. Hashes hold for one process only.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,27 +17,33 @@ import numpy.typing as npt
 __all__ = ["DistinctIds", "id_hash"]
 
 _Ids = npt.NDArray[np.uint64]
+_Records = npt.NDArray[np.void]
 
 _SLICE = 1 << 20
 _BUFFER = 1 << 16
+_BITS = 2**64 - 4
 
 
 def id_hash(text: str) -> int:
-    """Give the 62-bit hash by which `DistinctIds` knows an id."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 2
+    """Give the 62-bit hash by which `DistinctIds` knows an id in this process."""
+    return (hash(text) & _BITS) >> 2
 
 
 class DistinctIds:
-    """Collects ids, each with a tag from 0 to 3, and tells which came twice or under two tags."""
+    """Collects ids, each with a tag from 0 to 3 and `amounts` numbers, and tells which came twice or under two tags."""
 
-    def __init__(self) -> None:
+    def __init__(self, amounts: int = 0) -> None:
+        self._record = np.dtype([("id", np.uint64), ("amounts", np.float32, (amounts,))])
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
         self._pending: list[int] = []
+        self._amounts: list[tuple[float, ...]] = []
         self.count = 0
 
-    def add(self, text: str, tag: int = 0) -> None:
+    def add(self, text: str, tag: int = 0, amounts: tuple[float, ...] = ()) -> None:
         """Add one id."""
-        self._pending.append(id_hash(text) << 2 | tag)
+        self._pending.append(hash(text) & _BITS | tag)
+        if amounts:
+            self._amounts.append(amounts)
         self.count += 1
         if len(self._pending) == _BUFFER:
             self._flush()
@@ -50,27 +56,48 @@ class DistinctIds:
         """Give the hashes of ids that were added under more than one tag (at most one slice's worth)."""
         return self._collect(lambda ids: ids[1:][(ids[1:] >> 2 == ids[:-1] >> 2) & (ids[1:] != ids[:-1])] >> 2)
 
+    def totals(self) -> npt.NDArray[np.float64]:
+        """Give how many ids there are under each tag, and the sums of the first amounts of each.
+
+        Returns:
+            (4, 1 + amounts), a row a tag.
+        """
+        totals = np.zeros((4, 1 + self._record["amounts"].shape[0]))
+        for records in self._sorted_slices():
+            ids = records["id"]
+            firsts = records[np.concatenate([[True], ids[1:] != ids[:-1]])]
+            tags = (firsts["id"] & np.uint64(3)).astype(np.intp)
+            np.add.at(totals[:, 0], tags, 1)
+            np.add.at(totals[:, 1:], tags, firsts["amounts"])
+        return totals
+
     def _flush(self) -> None:
-        np.array(self._pending, np.uint64).tofile(self._file)
+        records = np.empty(len(self._pending), self._record)
+        records["id"] = self._pending
+        if self._amounts:
+            records["amounts"] = self._amounts
+        records.tofile(self._file)
         self._pending.clear()
+        self._amounts.clear()
 
     def _collect(self, select: Callable[[_Ids], _Ids]) -> set[int]:
         found: set[int] = set()
-        for ids in self._sorted_slices():
-            found.update(int(value) for value in select(ids))
+        for records in self._sorted_slices():
+            found.update(int(value) for value in select(records["id"]))
             if len(found) >= _SLICE:
                 break
         return found
 
-    def _sorted_slices(self) -> Iterator[_Ids]:
-        """Yield all ids in order, in slices that never part equal hashes."""
+    def _sorted_slices(self) -> Iterator[_Records]:
+        """Yield all records in order of their ids, in slices that never part equal hashes."""
         self._flush()
         slices = self.count // _SLICE + 1
         edges = [(2**64 * i // slices) >> 2 << 2 for i in range(slices)] + [2**64]
         for low, high in itertools.pairwise(edges):
             self._file.seek(0)
             parts = []
-            while len(block := np.frombuffer(self._file.read(8 * _SLICE), np.uint64)):
-                parts.append(block[(block >= low) & (block <= high - 1)])
+            while len(block := np.frombuffer(self._file.read(self._record.itemsize * _SLICE), self._record)):
+                parts.append(block[(block["id"] >= low) & (block["id"] <= high - 1)])
             if parts:
-                yield np.sort(np.concatenate(parts))
+                records = np.concatenate(parts)
+                yield records[np.argsort(records["id"], kind="stable")]

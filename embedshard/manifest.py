@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,7 +40,6 @@ SCHEMA = pa.schema(
 )
 _ROW_GROUP = 16384
 _PROPERTY = b"embedshard"
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,15 @@ class ManifestWriter:
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, sample: Sample) -> None:
-        """Add one sample; its metadata gains `media_id`.
+        """Add one sample; its metadata gains `media_id`, and NaN in it becomes null.
 
         Raises:
             InputError: Its metadata is not JSON or a text not UTF-8; the manifest goes on without it.
         """
         media = sample.media
         try:
-            meta = _JSON.encode({**sample.meta, "media_id": media.id})
-            f"{media.path}{sample.caption}{meta}".encode()
+            meta = orjson.dumps({**sample.meta, "media_id": media.id})
+            f"{media.path}{sample.caption}".encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"sample {sample.key}: expected UTF-8 texts and strict JSON metadata: {error}") from error
         self._rows.append(
@@ -85,21 +86,31 @@ class ManifestWriter:
 
 
 @contextlib.contextmanager
-def writing_manifest(path: Path, root: Path, source: SourceInfo) -> Iterator[ManifestWriter]:
+def writing_manifest(path: Path | None, root: Path, source: SourceInfo) -> Iterator[ManifestWriter]:
     """Write `path` with all samples added in the block, or not at all.
 
     Args:
-        path: The manifest.
+        path: The manifest; None to check the samples and write nothing.
         root: Raw root that the media paths start from.
         source: The raw dataset.
     """
     properties = {_PROPERTY: json.dumps({"root": str(root), "source": asdict(source)}).encode()}
-    with publish(path) as file:
+    with publish(path) if path else contextlib.nullcontext(_Nowhere()) as file:
         schema = SCHEMA.with_metadata(properties)
         with pq.ParquetWriter(file, schema, compression="zstd") as parquet:
             writer = ManifestWriter(parquet)
             yield writer
             writer.flush()
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that forgets what is written to it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import tempfile
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ from embedshard.sources._read import NO_CAPTION, media_root
 from embedshard.split import FROZEN_HEADER, assigner
 from embedshard.store import publish, write_json
 
-__all__ = ["PrepareOptions", "PrepareReport", "options_from", "prepare"]
+__all__ = ["PrepareOptions", "PrepareReport", "SplitCounts", "options_from", "prepare"]
 
 _SHOWN = 5
 _REASONS = 100
 _PROGRESS = 1000
+_FIRST = 3
+_TAGS = {split: tag for tag, split in enumerate(SPLITS)}
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 _NO_SPLIT = (
@@ -66,31 +68,58 @@ class PrepareOptions:
 
 
 @dataclass(frozen=True)
+class SplitCounts:
+    """What a split holds.
+
+    Attributes:
+        samples: Number of samples.
+        media: Number of different videos and pictures.
+        captions: Number of captions, those that only the metadata has as well.
+        windows: Number of samples with a window.
+        hours: Length of the videos whose duration the annotations tell.
+    """
+
+    samples: int
+    media: int
+    captions: int
+    windows: int
+    hours: float
+
+
+@dataclass(frozen=True)
 class PrepareReport:
     """What became of the raw rows.
 
     Attributes:
-        samples: Number of samples in each split.
+        splits: The counts of each split.
         left_out: Number of rows for each reason.
         examples: The first ids for each reason.
         notes: What the user should know.
+        first: The first samples.
     """
 
-    samples: Mapping[str, int]
+    splits: Mapping[str, SplitCounts]
     left_out: Mapping[str, int]
     examples: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    first: tuple[Sample, ...]
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Number of samples in each split."""
+        return {split: counts.samples for split, counts in self.splits.items()}
 
 
 def prepare(
-    source: Source, root: Path, manifest: Path, options: PrepareOptions, progress: Callable[[int], None]
+    source: Source, root: Path, manifest: Path | None, options: PrepareOptions, progress: Callable[[int], None]
 ) -> PrepareReport:
     """Write the manifest of a raw dataset, or nothing at all.
 
     Args:
         source: Its reader.
         root: The raw dataset, as the source's `expects` shows it.
-        manifest: The parquet file to write; `prepare.json` and `left_out.jsonl` go beside it.
+        manifest: The parquet file to write; `prepare.json` and `left_out.jsonl` go beside it. None to read and check
+            everything and write nothing.
         options: What the user chose.
         progress: Called with the number of rows read since its last call.
 
@@ -103,8 +132,9 @@ def prepare(
             splits.
     """
     root = Path(os.path.abspath(root))
-    _require_free(root, manifest, options.freeze_split)
-    scheme, assign = _choose_split(source, options.split)
+    if manifest:
+        _require_free(root, manifest, options.freeze_split)
+    scheme, assign = _choose_split(source, root, options.split)
     read = options_from(source, scheme, options.settings)
     judge = _Judge(assign)
 
@@ -113,27 +143,52 @@ def prepare(
 
     info = SourceInfo(source.name, source.title, source.homepage, source.license)
     tally = _Tally()
-    with writing_manifest(manifest, media_root(root), info) as writer, _freezing(options.freeze_split) as freeze:
+    freeze_split = options.freeze_split if manifest else None
+    with writing_manifest(manifest, media_root(root), info) as writer, _freezing(freeze_split) as freeze:
         _fill(writer, rows(), tally, freeze, progress)
         if not tally.samples:
             raise tree_error(source, root, f"not one sample; left out: {tally.reasons() or 'nothing, there is no row'}")
         _require_own_keys(source, rows, tally)
         notes = _leak(rows, tally, options) + (_NO_SPLIT,) * judge.without_split
-        (manifest.parent / "prepare.json").unlink(missing_ok=True)
-    _publish_left_out(manifest.parent / "left_out.jsonl", tally)
-    report = tally.report(notes)
-    record = {
-        "source": asdict(info),
-        "root": str(root),
-        "split": options.split or scheme,
-        "options": asdict(read),
-        "allow_leak": options.allow_leak,
-        "samples": report.samples,
-        "left_out": report.left_out,
-        "notes": report.notes,
-    }
-    write_json(manifest.parent / "prepare.json", record)
+        if manifest:
+            (manifest.parent / "prepare.json").unlink(missing_ok=True)
+    counts = tally.splits()
+    report = tally.report(counts, notes + (() if assign else _compared(source, read, counts)))
+    if manifest:
+        _publish_left_out(manifest.parent / "left_out.jsonl", tally)
+        record = {"source": asdict(info), "root": str(root), "split": options.split or scheme, "options": asdict(read)}
+        write_json(manifest.parent / "prepare.json", {**record, **_record(report), "allow_leak": options.allow_leak})
     return report
+
+
+def _record(report: PrepareReport) -> dict[str, Any]:
+    """Give the counts of a report as `prepare.json` has them."""
+    names = [field.name for field in fields(SplitCounts)]
+    counts = {name: {split: getattr(found, name) for split, found in report.splits.items()} for name in names}
+    return {**counts, "left_out": report.left_out, "notes": report.notes}
+
+
+def _compared(source: Source, options: Options, counts: Mapping[str, SplitCounts]) -> tuple[str, ...]:
+    """Say whether the counts are the published ones, where any are published."""
+    ways = {"media": source.published_media}
+    if options == source.options(split=options.split):
+        ways["samples"] = source.published_samples
+    notes = []
+    for unit, published in ways.items():
+        stated = published.get(options.split, {})
+        found = {split: getattr(counts[split], unit) for split in stated}
+        if stated:
+            text = _listed(stated)
+            notes.append(
+                f"as published: {text} {unit}"
+                if found == stated
+                else f"expected {text} {unit} in the complete dataset as published, found {_listed(found)}"
+            )
+    return tuple(notes)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{split} {count}" for split, count in counts.items())
 
 
 def _require_free(root: Path, manifest: Path, freeze: Path | None) -> None:
@@ -170,29 +225,29 @@ def options_from(source: Source, split: str, settings: Mapping[str, str]) -> Opt
         InputError: There is no such option, or the value is not of its type; lists the options.
     """
     types = typing.get_type_hints(source.options)
-    known = {option.name: option for option in fields(source.options) if option.name != "split"}
+    known = {option.name.rstrip("_"): option for option in fields(source.options) if option.name != "split"}
     values: dict[str, Any] = {}
     for name, text in settings.items():
         if name not in known:
             raise InputError(f"{source.name} has no option {name!r}; {_describe(source)}")
-        choices = known[name].metadata["choices"]
+        field, choices = known[name].name, known[name].metadata["choices"]
         try:
-            values[name] = _WORDS[text.lower()] if types[name] is bool else types[name](text)
+            values[field] = _WORDS[text.lower()] if types[field] is bool else types[field](text)
         except (KeyError, ValueError):
-            expected = "true or false" if types[name] is bool else f"a value of type {types[name].__name__}"
+            expected = "true or false" if types[field] is bool else f"a value of type {types[field].__name__}"
             raise InputError(f"option {name}: expected {expected}, found {text!r}; {_describe(source)}") from None
-        if choices and values[name] not in choices:
+        if choices and values[field] not in choices:
             raise InputError(f"option {name}: expected one of {', '.join(choices)}, found {text!r}")
     return source.options(split=split, **values)
 
 
 def _describe(source: Source) -> str:
     options = [option for option in fields(source.options) if option.name != "split"]
-    lines = [f"\n  --option {o.name}=...  {o.metadata['help']} (now: {o.default!r})" for o in options]
+    lines = [f"\n  --option {o.name.rstrip('_')}=...  {o.metadata['help']} (now: {o.default!r})" for o in options]
     return f"the options of {source.name}:{''.join(lines)}" if lines else f"{source.name} has no options"
 
 
-def _choose_split(source: Source, wanted: str | None) -> tuple[str, Assign | None]:
+def _choose_split(source: Source, root: Path, wanted: str | None) -> tuple[str, Assign | None]:
     """Give the name of the source's way to split, and what decides in its place."""
     default = next(iter(source.splits), "")
     if wanted is None or wanted in source.splits:
@@ -200,7 +255,7 @@ def _choose_split(source: Source, wanted: str | None) -> tuple[str, Assign | Non
     if wanted in SPLITS:
         return default, lambda _: wanted
     if Path(wanted).suffix.lower() in (".yaml", ".yml", ".csv"):
-        return default, assigner(Path(wanted))
+        return default, assigner(Path(wanted), media_root(root))
     known = ", ".join([*source.splits, *SPLITS])
     raise InputError(f"no split {wanted!r}; expected {known}, or the path of a split recipe (.yaml, .csv)")
 
@@ -216,19 +271,23 @@ class _Judge:
         """Give the sample as it goes into the manifest."""
         if isinstance(row, LeftOut):
             return row
-        start, end = row.media.start or 0.0, row.media.end
-        split = self._assign(row.media.id) if self._assign else row.split or "train"
+        media = row.media
+        start, end = media.start or 0.0, media.end
+        if end is not None and media.duration is not None and end > media.duration:
+            end = media.duration
+            row = row._replace(media=media._replace(end=end))
+        split = self._assign(media.id) if self._assign else row.split or "train"
         if not row.caption.strip():
             reason = NO_CAPTION
         elif not 0 <= start < (math.inf if end is None else end):
-            reason = "start is negative or not before end"
+            reason = "start is negative, or not before the end of the window or of the media"
         elif not split:
             reason = "not in the split recipe"
         elif split not in SPLITS:
             reason = f"unknown split {split!r} (expected train, val or test)"
         else:
             self.without_split |= not (self._assign or row.split)
-            return row if split == row.split else replace(row, split=split)
+            return row if split == row.split else row._replace(split=split)
         return LeftOut(_raw_id(row), reason)
 
 
@@ -243,16 +302,28 @@ class _Tally:
 
     def __init__(self) -> None:
         self.samples: Counter[str] = Counter()
+        self.windows: Counter[str] = Counter()
+        self.captions: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
-        self.keys, self.media = DistinctIds(), DistinctIds()
+        self.first: list[Sample] = []
+        self.keys, self.media = DistinctIds(), DistinctIds(amounts=2)
         self.spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
-        self.samples[sample.split] += 1
+        split, media = sample.split, sample.media
+        self.samples[split] += 1
+        captions = sample.meta.get("captions")
+        own = len(captions) if isinstance(captions, list) else 0
+        if not own:
+            self.captions[split] += 1
+        if media.start is not None or media.end is not None:
+            self.windows[split] += 1
         self.keys.add(sample.key)
-        self.media.add(sample.media.id, SPLITS.index(sample.split))
+        self.media.add(media.id, _TAGS[split], (media.duration or 0.0, own))
+        if len(self.first) < _FIRST:
+            self.first.append(sample)
 
     def leave_out(self, row: LeftOut) -> None:
         """Count and spool a row that gives no sample."""
@@ -268,11 +339,19 @@ class _Tally:
         """Give all reasons with their counts and first ids as a text."""
         return "; ".join(f"{reason} {n} ({_first(self.examples[reason], n)})" for reason, n in self.left_out.items())
 
-    def report(self, notes: tuple[str, ...]) -> PrepareReport:
-        """Give the counts."""
-        samples = {split: self.samples[split] for split in SPLITS}
+    def splits(self) -> dict[str, SplitCounts]:
+        """Give the counts of each split."""
+        counts = {}
+        for split, (media, seconds, captions) in zip(SPLITS, self.media.totals(), strict=False):
+            captions = self.captions[split] + int(captions)
+            hours = round(seconds / 3600, 3)
+            counts[split] = SplitCounts(self.samples[split], int(media), captions, self.windows[split], hours)
+        return counts
+
+    def report(self, counts: Mapping[str, SplitCounts], notes: tuple[str, ...]) -> PrepareReport:
+        """Give all that was counted."""
         examples = {reason: tuple(ids) for reason, ids in self.examples.items()}
-        return PrepareReport(samples, dict(self.left_out), examples, notes)
+        return PrepareReport(counts, dict(self.left_out), examples, notes, tuple(self.first))
 
 
 def _fill(

@@ -10,9 +10,8 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from embedshard.errors import InputError
 
@@ -58,8 +57,10 @@ _ESCAPED, _HASHED = "x--", "h--"
 _MEMBER_ADDRESS = re.compile(r"(?P<archive>.+)#(?P<member>[^#]*):(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
+_NO_FIELDS: Mapping[str, Any] = {}
+
+
+class Media(NamedTuple):
     """One video, picture, GIF or folder of frames, with an optional window.
 
     Attributes:
@@ -68,6 +69,8 @@ class Media:
         kind: How it is decoded.
         start: Start of the window in seconds, None for the beginning.
         end: End of the window in seconds (not included), None for the end of the media.
+        duration: Length of the whole media in seconds where the annotations tell it, else None; `prepare` clamps
+            the window to it. The manifest does not keep it: `encode` measures.
     """
 
     id: str
@@ -75,21 +78,20 @@ class Media:
     kind: Kind
     start: float | None = None
     end: float | None = None
+    duration: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One row of the manifest. `split` is "" where the raw dataset has none; `meta` must survive JSON."""
 
     key: str
     split: str
     media: Media
     caption: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = _NO_FIELDS
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A raw row that gives no sample, with a reason that is the same text for all rows of its kind."""
 
     id: str

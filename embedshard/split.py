@@ -3,15 +3,21 @@
 A recipe is a YAML file of ratios or of list files, or the csv that `prepare --freeze-split` wrote:
 
     ratios: {train: 0.9, val: 0.05, test: 0.05}     lists: {train: train.txt, val: val.txt}
-    seed: 0                                         (one media id a line; paths start from the recipe's folder)
+    seed: 0
+
+A list has one media id a line, or is a csv with a column `media_id` or `video_id`, or a JSON list. It lies beside the
+recipe (a path starts from the recipe's folder) or in the raw dataset, at most two folders deep.
 """
 
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
+import io
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,7 @@ FROZEN_HEADER = ["media_id", "split"]
 Assign = Callable[[str], "str | None"]
 
 
-def assigner(path: Path) -> Assign:
+def assigner(path: Path, root: Path) -> Assign:
     """Read a split recipe.
 
     Ratios hash the seed and the media id, so that a video never lands in two splits, and videos that are added
@@ -33,6 +39,7 @@ def assigner(path: Path) -> Assign:
 
     Args:
         path: A `.yaml` or `.yml` recipe, or a frozen `.csv`.
+        root: The raw dataset, for lists that lie there.
 
     Returns:
         A function from media id to split; None for an id that the recipe does not list.
@@ -50,7 +57,7 @@ def assigner(path: Path) -> Assign:
         raise InputError(f"{path}: expected the key ratios (with an optional seed) or the key lists, found: {found}")
     if "ratios" in recipe:
         return _by_ratio(_ratios(path, recipe["ratios"]), str(recipe.get("seed", 0)))
-    return _read_lists(path, _by_split(path, "lists", recipe["lists"])).get
+    return _read_lists(path, root, _by_split(path, "lists", recipe["lists"])).get
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
@@ -97,22 +104,40 @@ def _by_ratio(ratios: Mapping[str, float], seed: str) -> Assign:
     return assign
 
 
-def _read_lists(path: Path, lists: Mapping[str, Any]) -> dict[str, str]:
+def _read_lists(path: Path, root: Path, lists: Mapping[str, Any]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for split, name in lists.items():
-        file = path.parent / str(name)
-        if not file.is_file():
-            raise InputError(f"{path}, key lists.{split}: no file {file}; expected one media id a line")
-        try:
-            lines = file.read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
+        below = (found for depth in ("", "*/", "*/*/") for found in sorted(root.glob(depth + glob.escape(str(name)))))
+        file = next(filter(Path.is_file, (path.parent / str(name), *below)), None)
+        if file is None:
             raise InputError(
-                f"{file}: expected one media id a line in UTF-8, found {error}; save it as UTF-8"
-            ) from error
-        for number, line in enumerate(lines, 1):
-            if media_id := line.rstrip("\r"):
-                _put(splits, media_id, split, f"{file}, line {number}")
+                f"{path}, key lists.{split}: expected the file {name} beside the recipe or in {root}, found none; "
+                "it has one media id a line"
+            )
+        for where, media_id in _listed_ids(file):
+            _put(splits, media_id, split, where)
     return splits
+
+
+def _listed_ids(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the media ids of a list file and where each is written."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() == ".json":
+            yield from ((f"{file}, entry {number}", str(media_id)) for number, media_id in enumerate(json.loads(text)))
+        elif file.suffix.lower() == ".csv":
+            for number, row in enumerate(csv.DictReader(io.StringIO(text)), 1):
+                yield f"{file}, row {number}", row["media_id"] if "media_id" in row else row["video_id"]
+        else:
+            lines = enumerate(text.split("\n"), 1)
+            yield from (
+                (f"{file}, line {number}", media_id) for number, line in lines if (media_id := line.rstrip("\r"))
+            )
+    except (ValueError, KeyError, TypeError) as error:
+        expected = "one media id a line in UTF-8, a csv with the column media_id or video_id, or a JSON list"
+        raise InputError(
+            f"{file}: expected {expected}, found {type(error).__name__}: {error}; save it as such"
+        ) from error
 
 
 def _read_frozen(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedshard.cli import main
 from embedshard.load.pipeline import LoadOptions
-from embedshard.sources import all_sources
+from embedshard.sources import all_sources, published
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -18,7 +18,7 @@ def source_table() -> str:
     head = f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
     rows = [
         f"| `{s.name}` | {f'[{s.title}]({s.homepage})' if s.homepage else s.title} | {s.kind} | {s.modality} | "
-        f"{', '.join(s.splits)} | {s.samples_published or '-'} | {s.license or '-'} |"
+        f"{', '.join(s.splits)} | {published(s) or '-'} | {s.license or '-'} |"
         for s in all_sources().values()
     ]
     return "\n".join([head, *rows])

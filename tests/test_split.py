@@ -13,13 +13,13 @@ RECIPES = sorted((Path(__file__).parents[1] / "splits").glob("*.yaml"))
 
 def recipe(folder: Path, text: str, name: str = "recipe.yaml"):
     (folder / name).write_text(text, encoding="utf-8")
-    return assigner(folder / name)
+    return assigner(folder / name, folder / "raw")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_of_the_repository_give_their_shares(path):
     train, val, test = (int(part) for part in path.stem.split("-")[1:])
-    assign = assigner(path)
+    assign = assigner(path, path.parent / "raw")
     counts = Counter(assign(f"video{number}") for number in range(20000))
     assert counts["train"] / 200 == pytest.approx(train, abs=1)
     assert counts["val"] / 200 == pytest.approx(val, abs=1)
@@ -66,7 +66,7 @@ def test_frozen(tmp_path):
         ("ratios: {train: 1}\nseeds: 1", "seeds"),
         ("ratios: {train: 1}\nlists: {train: a.txt}", "found: ratios, lists"),
         ("seed: 1", "found: seed"),
-        ("lists: {train: gone.txt}", "key lists.train: no file"),
+        ("lists: {train: gone.txt}", "key lists.train: expected the file gone.txt"),
         ("lists: {train: twice.txt, test: twice.txt}", "twice.txt, line 1: .*'v1' in train too"),
         ("- train", r"found \['train'\]"),
         ("a: [", "not YAML"),
@@ -95,7 +95,7 @@ def test_what_is_wrong_in_a_frozen_split_is_named(tmp_path, text, message):
 def test_a_frozen_split_that_is_no_utf8_csv(tmp_path, data):
     (tmp_path / "frozen.csv").write_bytes(data)
     with pytest.raises(InputError, match=r"frozen\.csv, line \d or below: expected a csv in UTF-8"):
-        assigner(tmp_path / "frozen.csv")
+        assigner(tmp_path / "frozen.csv", tmp_path)
 
 
 def test_a_list_that_is_not_utf8(tmp_path):
@@ -106,4 +106,4 @@ def test_a_list_that_is_not_utf8(tmp_path):
 
 def test_no_recipe(tmp_path):
     with pytest.raises(InputError, match="no split recipe"):
-        assigner(tmp_path / "gone.yaml")
+        assigner(tmp_path / "gone.yaml", tmp_path)

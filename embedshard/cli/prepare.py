@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from embedshard.errors import InputError
 
 if TYPE_CHECKING:
     from embedshard.prepare import PrepareReport
+    from embedshard.sample import Sample
 
 __all__ = ["prepare"]
 
@@ -21,14 +23,17 @@ __all__ = ["prepare"]
 @click.command(short_help="Raw tree to manifest.")
 @click.argument("source")
 @click.argument("raw", type=click.Path(path_type=Path))
-@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path), required=False)
 @click.option("--split", help="One of the source's splits, train/val/test for all samples, or a recipe FILE.yaml.")
+@click.option("--captions", metavar="WHICH", help="Where media have several: first, each (a sample for each) or join.")
+@click.option("--as", "as_", metavar="WHAT", help="Where a dataset can be read in several ways: caption, qa, segment.")
 @click.option(
     "--option", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the source (sources show)."
 )
 @click.option("--freeze-split", type=click.Path(path_type=Path), help="Write the split of every media to this csv.")
 @click.option("--allow-leak", is_flag=True, help="Keep media that lie in two splits.")
-def prepare(source: str, raw: Path, manifest: Path, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Read and check everything, show the counts, write nothing.")
+def prepare(source: str, raw: Path, manifest: Path | None, dry_run: bool, **options: Any) -> None:
     """Read the raw dataset RAW, as SOURCE's authors publish it, and write MANIFEST (samples.parquet).
 
     Reads annotations only, no media. What gives no sample is counted in prepare.json and listed in left_out.jsonl,
@@ -38,28 +43,49 @@ def prepare(source: str, raw: Path, manifest: Path, **options: Any) -> None:
     from embedshard.prepare import prepare as run_prepare
     from embedshard.sources import get_source
 
-    options["settings"] = _pairs(options["settings"])
+    if not manifest and not dry_run:
+        raise InputError(
+            "expected MANIFEST, the file to write (samples.parquet), after RAW; or --dry-run to write none"
+        )
+    own = {"captions": options.pop("captions"), "as": options.pop("as_")}
+    options["settings"] = _pairs(options["settings"]) | {name: value for name, value in own.items() if value}
+    target = None if dry_run else manifest
     with bar(None, "row") as progress:
-        report = run_prepare(get_source(source), raw, manifest, PrepareOptions(**options), progress.update)
-    _summarise(report, manifest)
+        report = run_prepare(get_source(source), raw, target, PrepareOptions(**options), progress.update)
+    _summarise(report)
+    if dry_run:
+        _show(report.first)
+    _echo(f"wrote {manifest}" if target else "dry run: wrote nothing")
 
 
-def _pairs(settings: tuple[str, ...]) -> Mapping[str, str]:
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
     for setting in settings:
         if "=" not in setting:
             raise InputError(f"expected --option NAME=VALUE, found --option {setting}")
     return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
 
 
-def _summarise(report: PrepareReport, manifest: Path) -> None:
+def _summarise(report: PrepareReport) -> None:
     """Print what went where."""
-    table(("split", "samples"), [*report.samples.items(), ("all", sum(report.samples.values()))])
+    columns = ("samples", "media", "captions", "windows", "hours")
+    counts = [(split, *(getattr(found, name) for name in columns)) for split, found in report.splits.items()]
+    *numbers, hours = (sum(column) for column in list(zip(*counts, strict=True))[1:])
+    lines = [(*row[:-1], f"{row[-1]:.1f}" if hours else "-") for row in counts]
+    table(("split", *columns), [*lines, ("all", *numbers, f"{hours:.1f}" if hours else "-")])
     for reason, count in report.left_out.items():
         ids = ", ".join(report.examples[reason])
         _echo(f"left out: {count} x {reason} ({ids}{', ...' if count > len(report.examples[reason]) else ''})")
     for note in report.notes:
         _echo(f"note: {note}")
-    _echo(f"wrote {manifest}")
+
+
+def _show(samples: Iterable[Sample]) -> None:
+    """Print samples whole."""
+    for sample in samples:
+        media = sample.media
+        window = "" if media.start is None and media.end is None else f", {media.start or 0:g} s to {media.end} s"
+        _echo(f"\n{sample.split}/{sample.key}\n  media    {media.path} ({media.kind}{window})")
+        _echo(f"  caption  {sample.caption}\n  metadata {json.dumps(dict(sample.meta), ensure_ascii=False)}")
 
 
 def _echo(line: str) -> None:

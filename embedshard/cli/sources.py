@@ -15,12 +15,12 @@ def sources(context: click.Context) -> None:
     """List the raw datasets that `prepare` reads; `sources show NAME` tells all about one."""
     if context.invoked_subcommand:
         return
-    from embedshard.sources import all_sources
+    from embedshard.sources import all_sources, published
 
     table(
         ("source", "dataset", "kind", "modality", "splits", "samples", "licence"),
         (
-            (s.name, s.title, s.kind, s.modality, " | ".join(s.splits), s.samples_published or "-", s.license or "-")
+            (s.name, s.title, s.kind, s.modality, " | ".join(s.splits), published(s) or "-", s.license or "-")
             for s in all_sources().values()
         ),
     )
@@ -49,5 +49,8 @@ def show(name: str) -> None:
     if own:
         click.echo("\noptions (--option NAME=VALUE):")
         for field in own:
-            click.echo(f"    {field.name}={field.default}  {field.metadata['help']}")
+            choices = "|".join(field.metadata["choices"])
+            click.echo(
+                f"    {field.name.rstrip('_')}={field.default}  {field.metadata['help']}{choices and f' ({choices})'}"
+            )
     click.echo(f"\ntry it: embedshard demo {name} raw/ && embedshard prepare {name} raw/ samples.parquet")

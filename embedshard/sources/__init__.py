@@ -20,9 +20,12 @@ from typing import Any, ClassVar
 
 from embedshard.demo import Tree
 from embedshard.errors import InputError
-from embedshard.sample import LeftOut, Sample
+from embedshard.sample import SPLITS, LeftOut, Sample
 
-__all__ = ["Options", "Source", "all_sources", "get_source", "option", "tree_error"]
+__all__ = ["Options", "Source", "all_sources", "get_source", "option", "published", "tree_error"]
+
+
+Published = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Options:
     """What a user can choose about how a source is read.
 
     A source with options of its own subclasses this as a frozen dataclass whose fields, of type str, int, float or
-    bool, are made by `option`; they are set by `--option name=value`.
+    bool, are made by `option`; they are set by `--option name=value`. Two names are the same for all sources that
+    have them, and are set by `--captions` and `--as` too: `captions` (which of the captions of a media) and `as_`
+    (what a sample is, where the dataset can be read in several ways).
 
     Attributes:
         split: Name of one of the source's `splits`.
@@ -54,7 +59,9 @@ class Source(ABC):
         license: Short text; "" where the reader is generic.
         kind: What the caption is: `caption`, `classification`, ...
         modality: `video`, `image`, or both.
-        samples_published: How many samples its authors state; "" where the reader is generic.
+        published_samples: For a way to split, how many samples its authors state for each split; `prepare` says
+            whether it found as many. They hold for the default options.
+        published_media: The same of videos or pictures; they hold for all options.
         splits: For each way to split the dataset (the first is the default), the splits it gives.
         expects: The raw tree in a few lines, shown when something is missing.
         options: The dataclass of its options.
@@ -66,7 +73,8 @@ class Source(ABC):
     license: ClassVar[str] = ""
     kind: ClassVar[str]
     modality: ClassVar[str]
-    samples_published: ClassVar[str] = ""
+    published_samples: ClassVar[Published] = {}
+    published_media: ClassVar[Published] = {}
     splits: ClassVar[Mapping[str, tuple[str, ...]]]
     expects: ClassVar[str]
     options: ClassVar[type[Options]] = Options
@@ -86,6 +94,20 @@ class Source(ABC):
     @abstractmethod
     def demo(self, tree: Tree) -> None:
         """Lay out a few samples in the dataset's true raw form, odd rows included, with made-up content."""
+
+
+def published(source: Source) -> str:
+    """Give the published numbers of samples and media of a source's first way to split, "" where none are."""
+    way = next(iter(source.splits), "")
+    samples, media = source.published_samples.get(way), source.published_media.get(way)
+    unit = "media" if "," in source.modality else f"{source.modality}s"
+    if not samples:
+        return f"{_slashed(media)} {unit}" if media else ""
+    return _slashed(samples) + (f" of {_slashed(media)} {unit}" if media else "")
+
+
+def _slashed(counts: Mapping[str, int]) -> str:
+    return " / ".join(str(counts[split]) if split in counts else "?" for split in SPLITS)
 
 
 def tree_error(source: Source, root: Path, missing: str) -> InputError:

@@ -1,16 +1,17 @@
-"""Helpers that sources share: rows of a table, files of a tree, values that JSON can hold. May import `sample`."""
+"""Helpers that sources share: rows of a table, entries of JSON, files of a tree. May import `sample`."""
 
 from __future__ import annotations
 
 import csv
 import datetime
+import glob
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TextIO
 
 from embedshard.errors import InputError
 from embedshard.sample import media_kind, split_name
@@ -20,6 +21,8 @@ __all__ = [
     "MISSING_MEDIA",
     "NO_CAPTION",
     "TABLE_EXTENSIONS",
+    "entries",
+    "find",
     "json_safe",
     "media_index",
     "media_root",
@@ -37,6 +40,10 @@ NO_CAPTION = "no caption"
 ANOTHER_MEDIA = "another media file of the same name is used"
 
 Row = Mapping[str, Any]
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+_AFTER_VALUE = ",:]} \t\r\n"
+_BLOCK = 1 << 20
 
 
 def media_root(root: Path) -> Path:
@@ -61,17 +68,21 @@ def path_split(path: str) -> str:
     return next(filter(None, map(split_name, path.split("/")[:-1])), "")
 
 
-def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk a tree in natural order, through links to folders as well; names that begin with a dot are passed over.
+def walk(root: Path, order: Callable[[str], Any] | None = natural) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a tree in order, through links to folders as well; names that begin with a dot are passed over.
+
+    Args:
+        root: Its top.
+        order: What names are sorted by, None for plain order, which is much faster.
 
     Yields:
         The folder relative to `root` (with a closing `/`, "" for `root`), its folders and its files; folders that
         are removed from the list are not walked.
     """
     for path, folders, files in os.walk(root, followlinks=True, onerror=_fail):
-        folders[:] = sorted((name for name in folders if not _skipped(path, name)), key=natural)
+        folders[:] = sorted((name for name in folders if not _skipped(path, name)), key=order)
         folder = relative(path + os.sep, str(root))
-        yield folder, folders, sorted((name for name in files if not name.startswith(".")), key=natural)
+        yield folder, folders, sorted((name for name in files if not name.startswith(".")), key=order)
 
 
 def _fail(error: OSError) -> NoReturn:
@@ -85,22 +96,32 @@ def _skipped(path: str, name: str) -> bool:
     return name.startswith(".") or loops
 
 
-def media_index(root: Path, below: str = "") -> dict[str, str]:
+def find(root: Path, *names: str) -> Path | None:
+    """Give the first file that has one of these names, at most two folders deep; the first name goes first."""
+    patterns = [depth + glob.escape(name) for name in names for depth in ("", "*/", "*/*/")]
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file())
+    return next(found, None)
+
+
+def media_index(root: Path, below: str = "", folders: int = 0) -> dict[str, str]:
     """Find all media files in a tree, about 200 bytes of memory each.
 
     Args:
         root: Where the paths start from.
         below: Folder of `root` to look in.
+        folders: How many of the folders that a file lies in belong to its name, as in `Faces/image_0001`.
 
     Returns:
         For each file name without its extension, the path relative to `root` of the first file of that name.
     """
     index: dict[str, str] = {}
-    for folder, _, files in walk(root / below):
+    start = f"{below}/" if below else ""
+    for folder, _, files in walk(root / below, None):
+        place = start + folder
+        prefix = "".join(f"{name}/" for name in place.split("/")[-1 - folders : -1])
         for name in files:
             if media_kind(name):
-                path = f"{below}/{folder}{name}" if below else folder + name
-                index.setdefault(os.path.splitext(name)[0], path)
+                index.setdefault(prefix + name.rpartition(".")[0], place + name)
     return index
 
 
@@ -207,14 +228,88 @@ def _jsonl_rows(path: Path) -> Iterator[Row | str]:
 
 
 def _json_rows(path: Path) -> Iterator[Row | str]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; a file with one object a line is named .jsonl") from error
-    if not isinstance(table, list):
-        raise InputError(f"{path}: expected a list of objects, found {type(table).__name__}")
-    for row in table:
+    for _, row in entries(path, "list"):
         yield row if isinstance(row, dict) else "an entry that is no JSON object"
+
+
+def entries(path: Path, kind: Literal["list", "object"]) -> Iterator[tuple[str, Any]]:
+    """Stream the entries of the list or the object that a JSON file holds, one in memory at a time.
+
+    Yields:
+        The name ("" in a list) and the value of each entry.
+
+    Raises:
+        InputError: The file is not JSON, or holds something else.
+    """
+    opening, closing = "[]" if kind == "list" else "{}"
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        text = _Json(path, file)
+        if (found := text.character("")) != opening:
+            raise text.error(f"expected {opening} (a {kind}), found {found}")
+        if (following := text.character("", skip=False)) == closing:
+            text.character(closing)
+        while following != closing:
+            name = text.value() if opening == "{" else ""
+            if opening == "{":
+                text.character(":")
+            yield name, text.value()
+            following = text.character(f",{closing}")
+        text.end()
+
+
+class _Json:
+    """Reads one JSON value after another from a file, holding little more than the value at hand."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self._path, self._file = path, file
+        self._text, self._at, self._ended = "", 0, False
+        self._decoder = json.JSONDecoder()
+
+    def character(self, expected: str, skip: bool = True) -> str:
+        """Give the next character that is no blank, one of `expected` if that is not empty, and go past it."""
+        while (found := _BLANK.match(self._text, self._at)) is None or found.end() == len(self._text):
+            if not self._more():
+                break
+        self._at = found.end() if found else self._at
+        character = self._text[self._at : self._at + 1]
+        if not character or (expected and character not in expected):
+            what = " or ".join(expected) or "a value"
+            raise self.error(f"expected {what}, found {character or 'the end'}")
+        self._at += skip
+        return character
+
+    def value(self) -> Any:
+        """Give the next value and go past it."""
+        self.character("", skip=False)
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except ValueError as error:
+                if not self._more():
+                    raise self.error(str(error)) from error
+            else:
+                following = self._text[end : end + 1] or "none"
+                if following in _AFTER_VALUE or not self._more():  # a number may go on
+                    self._at = end
+                    return value
+
+    def end(self) -> None:
+        """Raise InputError unless only blanks are left."""
+        rest = self._text[self._at :] + self._file.read(_BLOCK)
+        if rest.strip():
+            raise self.error(f"expected its end, found {rest.strip()[:20]!r}")
+
+    def _more(self) -> bool:
+        """Read on, at least as much as is held, so that a large value costs linear time."""
+        self._text = self._text[self._at :]
+        self._at = 0
+        read = self._file.read(max(_BLOCK, len(self._text)))
+        self._text += read
+        return bool(read)
+
+    def error(self, what: str) -> InputError:
+        """Give the error for a file that is something else."""
+        return InputError(f"{self._path} is not the JSON that was expected: {what}; one object a line is .jsonl")
 
 
 def _parquet_rows(path: Path) -> Iterator[Row | str]:

@@ -31,7 +31,7 @@ class Kinetics700(Source):
     license = "CC BY 4.0 (annotations)"
     kind = "classification"
     modality = "video"
-    samples_published = "536489, 33966, 64532"
+    published_samples = {"official": {"train": 536489, "val": 33966, "test": 64532}}
     splits = {"official": SPLITS}
     expects = f"""
 train.csv, validate.csv, test.csv    columns label,youtube_id,time_start,time_end,split (test may lack label)

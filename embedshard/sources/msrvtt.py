@@ -54,7 +54,11 @@ class MSRVTT(Source):
     license = "not stated"
     kind = "caption"
     modality = "video"
-    samples_published = "6513, 497, 2990 clips of 20 captions"
+    published_media = {
+        "official": {"train": 6513, "val": 497, "test": 2990},
+        "1k-A": {"train": 9000, "test": 1000},
+        "7k": {"train": 7010, "test": 1000},
+    }
     splits = {"official": SPLITS, "1k-A": ("train", "test"), "7k": ("train", "test")}
     options = MSRVTTOptions
     expects = f"""

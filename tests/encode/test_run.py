@@ -287,7 +287,7 @@ def test_a_long_video_does_not_fill_the_memory(tmp_path, encoder):
 def test_a_new_caption_or_field_is_taken_over_without_encoding(tmp_path, encoder):
     samples = raw_tree(tmp_path)
     encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
-    changed = [replace(s, caption=f"new {s.caption}", meta={"field": 1}) for s in samples]
+    changed = [s._replace(caption=f"new {s.caption}", meta={"field": 1}) for s in samples]
     report = encode(manifest(tmp_path, changed), tmp_path / "out", encoder, OPTIONS)
     assert (report.done, report.done_before, report.frames) == (0, 7, 0)
     encode(manifest(tmp_path, changed), tmp_path / "fresh", encoder, OPTIONS)
@@ -300,7 +300,7 @@ def test_a_new_caption_or_field_is_taken_over_without_encoding(tmp_path, encoder
 def test_another_split_moves_the_triples(tmp_path, encoder):
     samples = raw_tree(tmp_path)
     encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
-    report = encode(manifest(tmp_path, [replace(s, split="test") for s in samples]), tmp_path / "out", encoder, OPTIONS)
+    report = encode(manifest(tmp_path, [s._replace(split="test") for s in samples]), tmp_path / "out", encoder, OPTIONS)
     assert (report.done, report.done_before, report.strangers) == (0, 7, 0)
     assert {name.split("/")[0] for name in contents(tmp_path / "out")} == {"test"}
     assert json.loads((tmp_path / "out/test/x--v0-2emp4.json").read_text())["split"] == "test"
@@ -328,7 +328,7 @@ def test_another_frame_rate_of_a_folder_gives_new_times(tmp_path, encoder):
 def test_a_stop_between_two_manifests_leaves_neither_trusted(tmp_path, encoder):
     samples = raw_tree(tmp_path)
     encode(manifest(tmp_path, samples), tmp_path / "out", encoder, OPTIONS)
-    stop = [replace(s, caption="second") for s in samples]
+    stop = [s._replace(caption="second") for s in samples]
 
     def interrupt(report) -> None:
         if report.done_before == 3:

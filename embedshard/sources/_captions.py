@@ -1,0 +1,113 @@
+"""What becomes the caption of a sample, by kind of dataset. May import `sample` and `_read`.
+
+The kinds, and what the caption (`.txt`) and the metadata of each hold:
+
+    caption         the caption; where media have several, `--captions` tells which; `captions` has all
+    classification  the label in words; `label`, `label_id`
+    open question   question and answer; `question`, `answer` (None where it is hidden)
+    choice          question and the text of the right option; `question`, `options`, `answer`, `answer_index`,
+                    `answer_letter`
+    segment         the sentence of the segment; `segment_index`, and the window is the media's
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedshard.sample import LeftOut, Media, Sample, make_key
+from embedshard.sources import Options, option
+from embedshard.sources._read import NO_CAPTION
+
+__all__ = [
+    "CaptionsOptions",
+    "answered",
+    "caption_samples",
+    "choice_fields",
+    "closed",
+    "joined",
+    "without_letter",
+    "without_placeholders",
+]
+
+_CLOSING = (".", "!", "?", "…", "。", "！", "？")
+_LETTER = re.compile(r"^\s*(?:\(\s*[A-Za-z]\s*\)|[A-Za-z]\s*[.):])\s+")
+_PLACEHOLDER = re.compile(r"\s*<(?:image|video|audio|ImageHere|VideoHere)>\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CaptionsOptions(Options):
+    """The option of every source whose media have several captions."""
+
+    captions: str = option(
+        "first", "of a media's captions: the first, a sample for each, or all joined", ("first", "each", "join")
+    )
+
+
+def caption_samples(
+    raw_id: str, split: str, media: Media, captions: Sequence[str], which: str, meta: Mapping[str, Any]
+) -> Iterator[Sample | LeftOut]:
+    """Yield the samples of media with several captions, which all know all captions.
+
+    Args:
+        raw_id: The dataset's id of the media, unique over all splits.
+        split: The split.
+        media: The media.
+        captions: All of its captions; outer blanks are taken off.
+        which: A value of the option `captions`; `each` appends the caption's number to the id.
+        meta: The other fields.
+    """
+    captions = [caption.strip() for caption in captions]
+    meta = {**meta, "captions": captions}
+    if not any(captions):
+        yield LeftOut(raw_id, NO_CAPTION)
+    elif which == "each":
+        for number, caption in enumerate(captions):
+            yield Sample(make_key(f"{raw_id}_{number}"), split, media, caption, meta)
+    else:
+        caption = joined(captions) if which == "join" else next(filter(None, captions))
+        yield Sample(make_key(raw_id), split, media, caption, meta)
+
+
+def closed(text: str, mark: str = ".") -> str:
+    """Take outer blanks off a text, and close it with a mark unless it has one."""
+    text = text.strip()
+    return text if not text or text.endswith(_CLOSING) else text + mark
+
+
+def joined(sentences: Iterable[str]) -> str:
+    """Join sentences by one blank, each closed with a full stop unless it has a mark."""
+    return " ".join(filter(None, map(closed, sentences)))
+
+
+def answered(question: str, answer: str | None) -> str:
+    """Give the caption of a question: itself, closed with a question mark, and its answer where there is one."""
+    return f"{closed(question, '?')} {(answer or '').strip()}".strip()
+
+
+def choice_fields(question: str, options: Sequence[str], answer_index: int | None) -> dict[str, Any]:
+    """Give the metadata of a choice among options.
+
+    Raises:
+        IndexError: There is no such option.
+    """
+    if answer_index is None:
+        answer = letter = None
+    elif 0 <= answer_index < len(options):
+        answer, letter = options[answer_index], chr(ord("A") + answer_index)
+    else:
+        raise IndexError(f"no option {answer_index} among {len(options)}")
+    fields = {"question": question, "options": list(options), "answer": answer}
+    return {**fields, "answer_index": answer_index, "answer_letter": letter}
+
+
+def without_letter(text: str) -> str:
+    """Take the letter off an option, as in `A. a dog`, `(A) a dog`, `A) a dog`."""
+    return _LETTER.sub("", text, count=1)
+
+
+def without_placeholders(text: str) -> str:
+    """Take off what stands for the media in a conversation, as `<image>` and `<video>`."""
+    return _PLACEHOLDER.sub(" ", text).strip()
