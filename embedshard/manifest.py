@@ -67,7 +67,7 @@ class ManifestWriter:
         """
         media = sample.media
         try:
-            meta = orjson.dumps({**sample.meta, "media_id": media.id})
+            meta = _json({**sample.meta, "media_id": media.id})
             f"{media.path}{sample.caption}".encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"sample {sample.key}: expected UTF-8 texts and strict JSON metadata: {error}") from error
@@ -101,6 +101,13 @@ def writing_manifest(path: Path | None, root: Path, source: SourceInfo) -> Itera
             writer = ManifestWriter(parquet)
             yield writer
             writer.flush()
+
+
+def _json(meta: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(meta)
+    except TypeError:  # also whole numbers of more than 64 bits, which JSON may have
+        return json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
 
 
 class _Nowhere(io.RawIOBase):

@@ -272,14 +272,14 @@ class _Judge:
         if isinstance(row, LeftOut):
             return row
         media = row.media
-        start, end = media.start or 0.0, media.end
-        if end is not None and media.duration is not None and end > media.duration:
-            end = media.duration
+        start, last = media.start or 0.0, media.duration or math.inf
+        end = last if media.end is None else min(media.end, last)
+        if media.end is not None and end < media.end:
             row = row._replace(media=media._replace(end=end))
         split = self._assign(media.id) if self._assign else row.split or "train"
         if not row.caption.strip():
             reason = NO_CAPTION
-        elif not 0 <= start < (math.inf if end is None else end):
+        elif not 0 <= start < end:
             reason = "start is negative, or not before the end of the window or of the media"
         elif not split:
             reason = "not in the split recipe"

@@ -6,6 +6,7 @@ counts always add up to the rows of the raw dataset.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
@@ -54,7 +55,9 @@ _KEY_BYTES = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _UNSAFE_BYTE = re.compile(rb"[^A-Za-z0-9_]")
 _ESCAPED, _HASHED = "x--", "h--"
-_MEMBER_ADDRESS = re.compile(r"(?P<archive>.+)#(?P<member>[^#]*):(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+_MEMBER_ADDRESS = re.compile(
+    r"(?P<archive>.+)#(?P<member>[^#]*):(?P<offset>\d+)\+(?P<size>\d+)(?P<base64>~base64)?", re.DOTALL
+)
 
 
 _NO_FIELDS: Mapping[str, Any] = {}
@@ -145,9 +148,9 @@ def media_kind(path: str) -> Kind | None:
     return "image" if extension in IMAGE_EXTENSIONS else None
 
 
-def archive_member(archive: str, member: str, offset: int, size: int) -> str:
-    """Give the media address of `size` bytes at `offset` of an uncompressed archive."""
-    return f"{archive}#{member.replace('#', '_')}:{offset}+{size}"
+def archive_member(archive: str, member: str, offset: int, size: int, in_base64: bool = False) -> str:
+    """Give the media address of `size` bytes at `offset` of an uncompressed archive, or of a table that has base64."""
+    return f"{archive}#{member.replace('#', '_')}:{offset}+{size}{'~base64' * in_base64}"
 
 
 def open_address(path: str, root: Path) -> Path | BinaryIO:
@@ -163,6 +166,7 @@ def open_address(path: str, root: Path) -> Path | BinaryIO:
     Raises:
         FileNotFoundError: There is no such file, folder or archive.
         EOFError: The archive ends before the member does.
+        ValueError: The member is not the base64 that its address says.
     """
     if (plain := root / path).exists():
         return plain
@@ -172,5 +176,5 @@ def open_address(path: str, root: Path) -> Path | BinaryIO:
             data = archive.read(int(match["size"]))
         if len(data) < int(match["size"]):
             raise EOFError(f"{match['archive']} ends inside its member {match['member']}")
-        return io.BytesIO(data)
+        return io.BytesIO(base64.b64decode(data, validate=True) if match["base64"] else data)
     raise FileNotFoundError(f"no file or folder {plain}")

@@ -34,7 +34,7 @@ ARROWS = {
     "shard": {"processed", "sample", "distinct", "store", "engine"},
     "check": {"processed", "shard", "sample", "distinct", "store"},
     "load": {"shard"},
-    "cli": {"sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
+    "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
 }
 HEAVY = {
     "open_clip": {"encode/clip.py"},

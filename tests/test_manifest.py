@@ -42,7 +42,7 @@ def test_captions_and_metadata_are_kept_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"meta": {1: 2}}, {"meta": {"a": {1, 2}}}, {"caption": "\ud800"}, {"meta": {"a": "\udc80"}}],
+    [{"meta": {"a": {1, 2}}}, {"caption": "\ud800"}, {"meta": {"a": "\udc80"}}],
 )
 def test_a_sample_that_cannot_be_written_harms_no_other(tmp_path, changes):
     with writing_manifest(tmp_path / "m.parquet", tmp_path, INFO) as writer:

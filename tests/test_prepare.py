@@ -13,7 +13,7 @@ import pytest
 
 from embedshard.errors import InputError
 from embedshard.manifest import open_manifest
-from embedshard.prepare import PrepareOptions, options_from, prepare
+from embedshard.prepare import PrepareOptions, SplitCounts, options_from, prepare
 from embedshard.sample import Media, Sample, make_key
 from embedshard.sources import Source, get_source
 
@@ -200,9 +200,9 @@ class Odd(Source):
     rows: ClassVar = []
 
     def samples(self, root, options):
-        for number, changes in enumerate(self.rows):
-            media = Media(f"m{number}", "a.mp4", "video", *changes.get("window", (None, None)))
-            changes = {name: value for name, value in changes.items() if name != "window"}
+        for number, changes in enumerate(map(dict, self.rows)):
+            window, duration = changes.pop("window", (None, None)), changes.pop("duration", None)
+            media = Media(changes.pop("media", f"m{number}"), "a.mp4", "video", *window, duration)
             yield Sample(**{"key": f"k{number}", "split": "", "media": media, "caption": "c", "meta": {}} | changes)
 
     def demo(self, tree):
@@ -226,6 +226,71 @@ def test_one_odd_sample_takes_no_other_down(tmp_path):
     assert list(open_manifest(tmp_path / "out/m.parquet").column("key")) == ["k0", "k9"]
     assert sum(report.left_out.values()) == 8
     assert len((tmp_path / "out/left_out.jsonl").read_text().splitlines()) == 8
+
+
+def odd_samples(tmp_path):
+    report = prepare(Odd(), tmp_path / "raw", tmp_path / "m.parquet", PrepareOptions(), lambda n: None)
+    return report, list(open_manifest(tmp_path / "m.parquet").samples())
+
+
+def test_windows_end_with_the_media(tmp_path):
+    Odd.rows = [
+        {"window": (0.0, 55.16), "duration": 55.15},
+        {"window": (55.15, 56.0), "duration": 55.15},
+        {"window": (2.0, None), "duration": 3.0},
+        {"window": (4.0, None), "duration": 3.0},
+        {"window": (0.0, 99.0)},
+    ]
+    report, samples = odd_samples(tmp_path)
+    assert [(s.key, s.media.start, s.media.end) for s in samples] == [
+        ("k0", 0.0, 55.15),
+        ("k2", 2.0, None),
+        ("k4", 0.0, 99.0),
+    ]
+    assert list(report.left_out.values()) == [2]
+
+
+def test_counts_of_a_split(tmp_path):
+    Odd.rows = [
+        {"media": "a", "duration": 1800.0, "window": (0.0, 1.0)},
+        {"media": "a", "duration": 1800.0, "window": (1.0, None)},
+        {"media": "b", "duration": 5400.0, "meta": {"captions": ["x", "y", "z"]}},
+        {"media": "b", "duration": 5400.0, "meta": {"captions": ["x", "y", "z"]}},
+        {"media": "c", "split": "test"},
+    ]
+    report, samples = odd_samples(tmp_path)
+    assert report.splits == {
+        "train": SplitCounts(samples=4, media=2, captions=5, windows=2, hours=2.0),
+        "val": SplitCounts(0, 0, 0, 0, 0.0),
+        "test": SplitCounts(samples=1, media=1, captions=1, windows=0, hours=0.0),
+    }
+    assert ([s.key for s in report.first], len(samples)) == (["k0", "k1", "k2"], 5)
+    record = json.loads((tmp_path / "prepare.json").read_text())
+    assert (record["hours"]["train"], record["media"]["test"], record["captions"]["train"]) == (2.0, 1, 5)
+
+
+def test_published_counts_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(Odd, "published_samples", {"given": {"train": 2}})
+    monkeypatch.setattr(Odd, "published_media", {"given": {"train": 3}})
+    Odd.rows = [{}, {}]
+    report, _ = odd_samples(tmp_path)
+    assert report.notes[-2:] == (
+        "expected train 3 media in the complete dataset as published, found train 2",
+        "as published: train 2 samples",
+    )
+    (tmp_path / "r.yaml").write_text(RATIOS)
+    report = prepare(Odd(), tmp_path, None, PrepareOptions(split=str(tmp_path / "r.yaml")), lambda n: None)
+    assert report.notes == ()
+
+
+def test_without_a_manifest_nothing_is_written(tmp_path):
+    raw = table(tmp_path / "raw", [*ROWS, "a.mp4,again,train"])
+    before = sorted(tmp_path.rglob("*"))
+    options = PrepareOptions(freeze_split=tmp_path / "frozen.csv", settings={"id_column": "caption"})
+    report = prepare(get_source("table"), raw, None, options, lambda n: None)
+    assert (sum(report.samples.values()), sorted(tmp_path.rglob("*"))) == (4, before)
+    with pytest.raises(InputError, match="found 1 keys more than once"):
+        prepare(get_source("table"), raw, None, PrepareOptions(), lambda n: None)
 
 
 def test_captions_stay_as_they_are(tmp_path):

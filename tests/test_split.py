@@ -8,7 +8,7 @@ import pytest
 from embedshard.errors import InputError
 from embedshard.split import assigner
 
-RECIPES = sorted((Path(__file__).parents[1] / "splits").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "splits").glob("ratio-*.yaml"))
 
 
 def recipe(folder: Path, text: str, name: str = "recipe.yaml"):
@@ -48,6 +48,23 @@ def test_lists(tmp_path):
     (tmp_path / "b.txt").write_text("v2")
     assign = recipe(tmp_path, "lists: {train: a.txt, test: b.txt}")
     assert [assign(name) for name in ("v 1", "猫.mp4", "v2", "v3")] == ["train", "train", "test", None]
+
+
+def test_lists_of_the_raw_dataset(tmp_path):
+    raw = tmp_path / "raw/annotation"
+    raw.mkdir(parents=True)
+    (raw / "train_ids.json").write_text('["v_1", 2]')
+    (raw / "val.csv").write_text("video_id,note\nv_3,x\n")
+    (raw / "test.csv").write_text("note,media_id,video_id\nx,v_4,y\n")
+    assign = recipe(tmp_path, "lists: {train: train_ids.json, val: val.csv, test: annotation/test.csv}")
+    assert [assign(name) for name in ("v_1", "2", "v_3", "v_4", "y")] == ["train", "train", "val", "test", None]
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.json", "1"), ("a.csv", "id\nv\n"), ("a.txt", "\xff")])
+def test_what_is_no_list(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="expected one media id a line in UTF-8, a csv with the column"):
+        recipe(tmp_path, f"lists: {{train: {name}}}")
 
 
 def test_frozen(tmp_path):

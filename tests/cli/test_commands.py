@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,19 @@ def test_three_commands_and_a_check(tmp_path, raw, tiny_model):
     assert "all right" in run("check", tmp_path / "processed").output
 
 
+def test_a_dry_run_shows_all_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("demo", "msrvtt", "raw")
+    before = sorted(tmp_path.rglob("*"))
+    output = run("prepare", "msrvtt", "raw", "--split", "1k-A", "--captions", "each", "--dry-run").output
+    assert sorted(tmp_path.rglob("*")) == before
+    assert re.search(r"train +\d+ +\d+ +\d+ +0 +-", output)
+    assert "note: expected train 9000, test 1000 media in the complete dataset as published" in output
+    assert output.count("\n  caption  ") == 3
+    assert "missing media (" in output
+    assert output.endswith("dry run: wrote nothing\n")
+
+
 def test_check_lists_what_is_wrong_and_exits_with_1(tmp_path, raw, tiny_model):
     run("prepare", "folder", raw, tmp_path / "samples.parquet")
     encode(tmp_path, tiny_model)
@@ -81,6 +95,8 @@ def test_a_moved_raw_tree_is_found_by_media_root(tmp_path, raw, tiny_model):
         (("prepare", "kinetics", "x", "y"), "did you mean kinetics700?"),
         (("prepare", "kinetics700", "nowhere", "y"), "nothing of that name"),
         (("prepare", "folder", "raw", "y", "--option", "caption"), "expected --option NAME=VALUE"),
+        (("prepare", "folder", "raw", "--dry-run", "--as", "qa"), "folder has no option 'as'"),
+        (("prepare", "folder", "raw"), "expected MANIFEST"),
         (("prepare", "folder", "raw", "y", "--split", "official"), "expected given, train, val, test, or the path"),
         (("encode", "none.parquet", "out", "--model", "x"), "embedshard prepare SOURCE RAW none.parquet"),
         (("encode", "samples.parquet", "out", "--model", "ViT-B-32"), "needs --pretrained"),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedshard.sources._read import json_safe, media_index, natural, path_split, relative, seconds
+from embedshard.errors import InputError
+from embedshard.sources import _read
+from embedshard.sources._read import entries, find, json_safe, media_index, natural, path_split, relative, seconds
 from tests.sources.rows import touch
 
 VALUES = st.recursive(
@@ -63,3 +66,53 @@ def test_media_index(tmp_path):
     touch(tmp_path, "b/a/v.mkv", "b/.hidden/w.mp4", "b/.x.mp4", "b/v.txt", "b/a.b.mp4")
     assert media_index(tmp_path) == {"a.b": "b/a.b.mp4", "v": "b/a/v.mkv"}
     assert media_index(tmp_path, "b") == media_index(tmp_path)
+
+
+def test_media_of_class_folders_have_their_folder_in_their_name(tmp_path):
+    touch(
+        tmp_path, "101/Faces/image_1.jpg", "101/ant/image_1.PNG", "101/ant/image_1.txt", "image_1.jpg", ".b/image_1.jpg"
+    )
+    assert media_index(tmp_path, folders=1) == {
+        "Faces/image_1": "101/Faces/image_1.jpg",
+        "ant/image_1": "101/ant/image_1.PNG",
+        "image_1": "image_1.jpg",
+    }
+    assert media_index(tmp_path, "101/ant", folders=1) == {"ant/image_1": "101/ant/image_1.PNG"}
+
+
+def test_a_file_is_found_two_folders_deep(tmp_path):
+    touch(tmp_path, "x/y/b.json", "z/a[1].json", "x/y/z/c.json", "x/a[1].json")
+    assert find(tmp_path, "b.json") == tmp_path / "x/y/b.json"
+    assert find(tmp_path, "none.json", "a[1].json") == tmp_path / "x/a[1].json"
+    assert find(tmp_path, "c.json") is None
+
+
+@given(st.lists(VALUES.map(json_safe)), st.sampled_from([None, 1]), st.integers(1, 40))
+def test_entries_are_those_of_a_plain_parser(tmp_path_factory, values, indent, block):
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_read, "_BLOCK", block)
+        path.write_text(f" {json.dumps(values, indent=indent)}\n", encoding="utf-8")
+        assert list(entries(path, "list")) == [("", value) for value in values]
+        named = {f'"{number}': value for number, value in enumerate(values)}
+        path.write_text(json.dumps(named, indent=indent), encoding="utf-8-sig")
+        assert list(entries(path, "object")) == list(named.items())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[1", "[1,", "[1 2]", "[1,]", "{}", '{"a": 1}\n{"a": 2}', "[1]]", "[1, x]", "1"]
+)
+def test_what_is_no_list(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"x\.json is not the JSON that was expected: .*jsonl"):
+        list(entries(tmp_path / "x.json", "list"))
+
+
+def test_entries_need_the_memory_of_one(tmp_path):
+    row = {"video": "v.mp4", "text": "x" * 1000}
+    (tmp_path / "x.json").write_text(json.dumps([row] * 20000))
+    tracemalloc.start()
+    assert sum(1 for _ in entries(tmp_path / "x.json", "list")) == 20000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
