@@ -22,7 +22,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     texts = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(head, *texts, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    right = [bool(column[1:]) and all(cell.replace(",", "").isdigit() for cell in column[1:]) for column in columns]
+    right = [bool(column[1:]) and not "".join(column[1:]).strip("0123456789,.-") for column in columns]
     for row in zip(*columns, strict=True):
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
         click.echo("  " + "  ".join(cells).rstrip())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import tarfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -23,21 +26,23 @@ _SHORTEST_MS, _DEFAULT_MS = 10, 100
 
 
 class PillowReader:
-    """Reads a picture as one frame at time 0, an animation by its delays, a folder in natural order of the names."""
+    """Reads a picture as one frame at time 0, an animation by its delays.
+
+    A folder of pictures, or a part of a tar that holds one, is read in natural order of the names.
+    """
 
     def __init__(self, media: Path | BinaryIO, frame_rate: float = 1.0) -> None:
         self.warnings: list[str] = []
         self._media = media
-        if isinstance(media, Path) and media.is_dir():
-            visible = (path for path in media.iterdir() if not path.name.startswith("."))
-            self._pictures = sorted((path for path in visible if path.suffix.lower() in EXTENSIONS), key=_natural)
+        folder = _folder(media)
+        self._pictures = [folder[name] for name in sorted(folder, key=_natural)] if folder else []
+        if folder is not None:
             if not self._pictures:
                 raise FrameError("the folder holds no picture")
             step = Fraction(1) / Fraction(str(frame_rate))
             count = len(self._pictures)
             self.timeline = Timeline(np.arange(count), np.ones(count, np.bool_), step, count)
         else:
-            self._pictures = []
             delays = _delays(media)
             pts = np.concatenate([[0], np.cumsum(delays)])
             self.timeline = Timeline(pts[:-1], np.arange(len(delays)) == 0, _MILLISECOND, int(pts[-1]))
@@ -74,6 +79,28 @@ class PillowReader:
                 self.warnings.append(f"frames from {index + 1} on do not decode: {error}")
 
 
+def _folder(media: Path | BinaryIO) -> dict[str, Path | BinaryIO] | None:
+    """Give the pictures of a folder by their names; None for media that is none."""
+    pictures: dict[str, Path | BinaryIO]
+    if isinstance(media, Path):
+        if not media.is_dir():
+            return None
+        pictures = {path.name: path for path in media.iterdir()}
+    else:
+        tar = tarfile.is_tarfile(media)
+        media.seek(0)
+        if not tar:
+            return None
+        with tarfile.open(fileobj=media, mode="r:") as members:
+            files = [(info.name.rpartition("/")[2], members.extractfile(info)) for info in members if info.isreg()]
+            pictures = {name: io.BytesIO(file.read()) for name, file in files if file}
+    return {
+        name: picture
+        for name, picture in pictures.items()
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    }
+
+
 def _delays(media: Path | BinaryIO) -> list[int]:
     """Give how long each frame is shown, in ms; delays of 10 ms and less count as 100 ms, as browsers take them."""
     try:
@@ -99,5 +126,5 @@ def _rgb(picture: Image.Image) -> Pixels:
     return np.asarray(picture.convert("RGB"))
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

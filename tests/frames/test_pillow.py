@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -76,6 +77,19 @@ def test_a_folder_of_frames_is_read_in_natural_order(tmp_path):
     assert reader.timeline.times.tolist() == [0.0, 0.5, 1.0]
     frames = dict(reader.read(Sampling("all").choose(reader.timeline)))
     assert [tuple(frames[k][0, 0]) for k in range(3)] == [RED, GREEN, BLUE]
+
+
+def test_a_part_of_a_tar_is_a_folder_of_frames(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for number, colour in ((0, BLUE), (1, RED), (2, GREEN), (10, BLUE)):
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "p.png")
+            tar.add(tmp_path / "p.png", f"{'clip' if number else 'other'}/{'long' * 30}{number}.png")
+        starts = [info.offset for info in tar.getmembers()]
+    part = (tmp_path / "x.tar").read_bytes()[starts[1] :].rstrip(b"\0")
+    reader = open_reader(io.BytesIO(part + b"\0" * (-len(part) % 512)), "frames")
+    frames = dict(reader.read(Sampling("all").choose(reader.timeline)))
+    assert [tuple(frames[k][0, 0]) for k in range(3)] == [RED, GREEN, BLUE]
+    assert len(frames) == 3
 
 
 def test_a_folders_pictures_are_what_sources_call_pictures():

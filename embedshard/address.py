@@ -1,0 +1,184 @@
+"""Where the bytes of a media lie: a path, or a part of an archive or a table. Imports nothing of ours.
+
+    clips/a.mp4                           a file or a folder
+    00000.tar#a.mp4:1024+2048             2048 bytes from byte 1024: a member of a tar, or of a zip that only stores
+    part.zip#a.mp4:1024+2048~deflate      as a zip compresses them
+    images.tsv#7:1024+2048~base64         as a table holds them
+    chunk.tar.gz#a.mp4:1024+2048~gzip     bytes of the decompressed archive
+    train.parquet#mp4:17~parquet          row 17 of the column `mp4`, or of a field below it (`video.bytes`, `images.0`)
+
+A folder of frames in a tar is the part of the tar that holds them. The name of a member is for people only.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal
+
+__all__ = ["AddressOpener", "Coding", "member_address", "member_name", "row_address"]
+
+Coding = Literal["", "deflate", "base64", "gzip"]
+
+_STEP = 1 << 24
+
+_MEMBER = re.compile(
+    r"(?P<file>.+)#(?P<name>[^#]*):(?P<offset>\d+)(?:\+(?P<size>\d+))?(?:~(?P<coding>deflate|base64|gzip|parquet))?",
+    re.DOTALL,
+)
+
+
+def member_address(archive: str, name: str, offset: int, size: int, coding: Coding = "") -> str:
+    """Give the address of `size` bytes at `offset` of a file, coded as `coding` says."""
+    return f"{archive}#{name.replace('#', '_')}:{offset}+{size}{coding and '~' + coding}"
+
+
+def row_address(table: str, column: str, row: int) -> str:
+    """Give the address of a row of a parquet file."""
+    return f"{table}#{column}:{row}~parquet"
+
+
+def member_name(address: str) -> str:
+    """Give the name that a member has in its archive; an address of a file is its own."""
+    match = _MEMBER.fullmatch(address) if "#" in address else None
+    return match["name"] if match else address
+
+
+class AddressOpener:
+    """Opens media by their addresses.
+
+    The last compressed tar and the last parquet file stay open where they were read, so that members that are
+    asked for in their order cost one pass over the archive.
+    """
+
+    def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Take a function to call now and then during long reads."""
+        self._alive = alive
+        self._stream: tuple[Path, gzip.GzipFile] | None = None
+        self._column: tuple[Path, str, _Column] | None = None
+
+    def __enter__(self) -> AddressOpener:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def open(self, address: str, root: Path) -> Path | BinaryIO:
+        """Turn an address into what a decoder opens.
+
+        Args:
+            address: A path, or a part of a file.
+            root: Folder that a relative path starts from.
+
+        Returns:
+            The path of a file or folder; for a part of one, its bytes as a file in memory.
+
+        Raises:
+            FileNotFoundError: There is no such file or folder.
+            EOFError: The file ends before the part does.
+            ValueError: The bytes are not coded as the address says.
+        """
+        if (plain := root / address).exists():
+            return plain
+        match = _MEMBER.fullmatch(address)
+        if match is None:
+            raise FileNotFoundError(f"no file or folder {plain}")
+        file, name, offset = root / match["file"], match["name"], int(match["offset"])
+        if match["coding"] == "parquet":
+            return io.BytesIO(self._row(file, name, offset))
+        data = self._part(file, offset, int(match["size"] or 0), match["coding"])
+        if len(data) < int(match["size"] or 0):
+            raise EOFError(f"{match['file']} ends inside its member {name}")
+        try:
+            return io.BytesIO(_decoded(data, match["coding"]))
+        except (ValueError, zlib.error) as error:
+            raise ValueError(f"{match['file']}: its member {name} is damaged: {error}") from error
+
+    def close(self) -> None:
+        """Close what is kept open."""
+        if self._stream:
+            self._stream[1].close()
+        if self._column:
+            self._column[2].close()
+        self._stream = self._column = None
+
+    def _part(self, file: Path, offset: int, size: int, coding: str | None) -> bytes:
+        if coding != "gzip":
+            with file.open("rb") as plain:
+                plain.seek(offset)
+                return plain.read(size)
+        if not self._stream or self._stream[0] != file:
+            self.close()
+            self._stream = file, gzip.open(file)  # noqa: SIM115  (stays open)
+        stream = self._stream[1]
+        while offset - stream.tell() > _STEP:
+            self._alive()
+            stream.seek(_STEP, io.SEEK_CUR)
+        stream.seek(offset)
+        return stream.read(size)
+
+    def _row(self, file: Path, name: str, row: int) -> bytes:
+        if not self._column or self._column[:2] != (file, name):
+            self.close()
+            self._column = file, name, _Column(file, name)
+        return self._column[2].read(row)
+
+
+class _Column:
+    """One column of a parquet file, cheap to read in order, a row in memory at a time."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        self._names = name.split(".")
+        groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
+        self._starts = [sum(groups[:i]) for i in range(len(groups) + 1)]
+        self._rows: Iterator[Any] = iter(())
+        self._next, self._end = 0, 0
+
+    def read(self, row: int) -> bytes:
+        """Give the bytes of a row; text is taken for base64."""
+        if not self._next <= row < self._end:
+            group = next((g for g, end in enumerate(self._starts[1:]) if row < end), None)
+            if group is None:
+                raise EOFError(f"no row {row} among {self._starts[-1]}")
+            self._rows = self._file.iter_batches(batch_size=1, row_groups=[group], columns=self._names[:1])
+            self._next, self._end = self._starts[group], self._starts[group + 1]
+        for batch in self._rows:
+            self._next += 1
+            if self._next > row:
+                return _bytes(_descend(batch.column(0)[0].as_py(), self._names[1:]))
+        raise EOFError(f"no row {row}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _descend(value: Any, names: list[str]) -> Any:
+    for name in names:
+        value = value[int(name)] if isinstance(value, list) else value[name]
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        return _decoded(value.encode(), "base64")
+    if not isinstance(value, bytes):
+        raise ValueError(f"expected bytes, found {type(value).__name__}")
+    return value
+
+
+def _decoded(data: bytes, coding: str | None) -> bytes:
+    if coding == "base64":
+        return base64.b64decode(data.replace(b"\\/", b"/"), validate=True)
+    if coding == "deflate":
+        return zlib.decompress(data, -zlib.MAX_WBITS)
+    return data

@@ -1,0 +1,107 @@
+"""Which media a raw tree holds, loose or in archives, found by name. May import `sample`, `_read`, `_archive`."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from embedshard.sample import LeftOut, media_kind
+from embedshard.sources._archive import is_archive, members
+from embedshard.sources._read import walk
+
+__all__ = ["MediaIndex", "media_index"]
+
+
+class MediaIndex(Mapping[str, str]):
+    """Paths or addresses by name, the first of each name, in 20 bytes of memory each; the texts are on disk.
+
+    Attributes:
+        problems: Archives and members that cannot be read, which a source yields beside its rows.
+    """
+
+    def __init__(self, found: Iterable[tuple[str, str] | LeftOut]) -> None:
+        """Take names and paths."""
+        self.problems: list[LeftOut] = []
+        hashes, starts = array("q"), array("Q", [0])
+        with tempfile.TemporaryFile() as file:
+            for item in found:
+                if isinstance(item, LeftOut):
+                    self.problems.append(item)
+                    continue
+                text = "\0".join(item).encode("utf-8", "surrogateescape")
+                file.write(text)
+                hashes.append(hash(item[0]))
+                starts.append(starts[-1] + len(text))
+            file.flush()
+            self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if hashes else b""
+        unsorted = np.array(hashes, np.int64)
+        self._starts = starts
+        self._order = np.argsort(unsorted, kind="stable").astype(np.uint32)
+        self._hashes = unsorted[self._order]
+
+    def __getitem__(self, name: str) -> str:
+        wanted = hash(name)
+        at = int(self._hashes.searchsorted(wanted))
+        while at < len(self._hashes) and self._hashes[at] == wanted:
+            found, path = self._entry(int(self._order[at]))
+            if found == name:
+                return path
+            at += 1
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        entries = map(self._entry, range(len(self._hashes)))
+        return (name for name, path in entries if self[name] == path)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _entry(self, number: int) -> tuple[str, str]:
+        text = self._text[self._starts[number] : self._starts[number + 1]]
+        name, _, path = text.decode("utf-8", "surrogateescape").partition("\0")
+        return name, path
+
+
+def media_index(root: Path, below: str = "", folders: int = 0) -> MediaIndex:
+    """Find all media of a tree: files, and members of its tars and zips.
+
+    Args:
+        root: Where the paths start from.
+        below: Folder of `root` to look in.
+        folders: How many of the folders that a file lies in belong to its name, as in `Faces/image_0001`.
+
+    Returns:
+        For each name without its extension, the path relative to `root`, or the address, of the first of that name.
+    """
+
+    def named() -> Iterator[tuple[str, str] | LeftOut]:
+        for path, address in _files(root, below):
+            if not isinstance(address, str):
+                yield address
+            elif media_kind(path):
+                *places, name = path.split("/")
+                stem = name.rpartition(".")[0]
+                yield "/".join([*places[len(places) - folders :], stem]) if folders else stem, address
+
+    return MediaIndex(named())
+
+
+def _files(root: Path, below: str) -> Iterator[tuple[str, str | LeftOut]]:
+    """Yield the path of every file, in an archive or not, and its address; or why there is none."""
+    start = f"{below}/" if below else ""
+    archives: list[str] = []
+    for folder, _, names in walk(root / below, None):
+        for name in names:
+            path = f"{start}{folder}{name}"
+            if is_archive(name):
+                archives.append(path)
+            else:
+                yield path, path
+    for archive in archives:
+        for member in members(root / archive, archive):
+            yield (archive, member) if isinstance(member, LeftOut) else member

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedshard.address import AddressOpener, member_address, member_name, row_address
+
+DATA = [bytes([65 + number]) * 1000 * (number + 1) for number in range(5)]
+
+
+def read(root: Path, *addresses: str) -> list[bytes]:
+    with AddressOpener() as opener:
+        return [opener.open(address, root).read() for address in addresses]  # type: ignore[union-attr]
+
+
+def test_a_path_is_itself(tmp_path):
+    (tmp_path / "a#b:1+2").touch()
+    with AddressOpener() as opener:
+        assert opener.open("a#b:1+2", tmp_path) == tmp_path / "a#b:1+2"
+        assert opener.open(str(tmp_path), Path("elsewhere")) == tmp_path
+        with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+            opener.open("gone.mp4", tmp_path)
+        with pytest.raises(FileNotFoundError):
+            opener.open("gone.tar#a:1+2", tmp_path)
+
+
+def test_parts_of_a_file(tmp_path):
+    (tmp_path / "a#1.tar").write_bytes(b"0123456789")
+    (tmp_path / "x.zip").write_bytes(b"..." + zlib.compress(DATA[3])[2:-4])
+    encoded = base64.b64encode(DATA[2])
+    (tmp_path / "x.tsv").write_bytes(b"7\t" + encoded)
+    deflated = (tmp_path / "x.zip").stat().st_size - 3
+    assert read(
+        tmp_path,
+        member_address("a#1.tar", "d/b#c.mp4", 3, 4),
+        member_address("x.zip", "a.mp4", 3, deflated, "deflate"),
+        member_address("x.tsv", "7", 2, len(encoded), "base64"),
+    ) == [b"3456", DATA[3], DATA[2]]
+
+
+@pytest.mark.parametrize("coding", ["deflate", "base64"])
+def test_damaged_parts_are_named(tmp_path, coding):
+    (tmp_path / "a.zip").write_bytes(b"0123456789")
+    with pytest.raises(ValueError, match=r"a\.zip: its member b\.mp4 is damaged: "):
+        read(tmp_path, f"a.zip#b.mp4:1+3~{coding}")
+    with pytest.raises(EOFError, match=r"a\.zip ends inside its member b\.mp4"):
+        read(tmp_path, "a.zip#b.mp4:8+3")
+
+
+def test_members_of_a_compressed_tar_in_any_order(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"".join(DATA)))
+    places = [(sum(map(len, DATA[:number])), len(data)) for number, data in enumerate(DATA)]
+    for order in ([0, 1, 2, 3, 4], [3, 1, 1, 4, 0]):
+        addresses = [member_address("a.tar.gz", "x", *places[number], "gzip") for number in order]
+        assert read(tmp_path, *addresses) == [DATA[number] for number in order]
+    with pytest.raises(EOFError, match="ends inside"):
+        read(tmp_path, member_address("a.tar.gz", "x", 14900, 200, "gzip"))
+
+
+def test_a_long_way_through_an_archive_shows_life(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedshard.address._STEP", 1000)
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(b"".join(DATA)))
+    calls: list[None] = []
+    with AddressOpener(lambda: calls.append(None)) as opener:
+        opener.open(member_address("a.tgz", "x", 10500, 5, "gzip"), tmp_path)
+    assert len(calls) == 10
+
+
+def test_rows_of_a_parquet_file_in_any_order(tmp_path):
+    encoded = [[base64.b64encode(data).decode(), "AA=="] for data in DATA]
+    table = pa.table({"mp4": DATA, "video": [{"bytes": data, "path": "p"} for data in DATA], "images": encoded})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    for column in ("mp4", "video.bytes", "images.0"):
+        for order in ([0, 1, 2, 3, 4], [4, 0, 0, 3, 1]):
+            addresses = [row_address("a.parquet", column, number) for number in order]
+            assert read(tmp_path, *addresses) == [DATA[number] for number in order]
+    with pytest.raises(EOFError, match="no row 5 among 5"):
+        read(tmp_path, row_address("a.parquet", "mp4", 5))
+    with pytest.raises(ValueError, match="expected bytes, found dict"):
+        read(tmp_path, row_address("a.parquet", "video", 0))
+
+
+def test_names_of_members():
+    assert member_name("d/a.mp4") == "d/a.mp4"
+    assert member_name(member_address("x.tar", "d/a.mp4", 1, 2)) == "d/a.mp4"
+    assert member_name(row_address("x.parquet", "video.bytes", 3)) == "video.bytes"
+    assert member_name("a#b.mp4") == "a#b.mp4"
+
+
+def test_members_of_a_real_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("stored.mp4", DATA[0])
+        archive.writestr("deflated.mp4", DATA[1], zipfile.ZIP_DEFLATED)
+    raw = (tmp_path / "a.zip").read_bytes()
+    for info, data in zip(zipfile.ZipFile(io.BytesIO(raw)).infolist(), DATA, strict=False):
+        offset = info.header_offset + 30 + len(info.filename)
+        coding = "deflate" if info.compress_type else ""
+        assert read(tmp_path, member_address("a.zip", info.filename, offset, info.compress_size, coding)) == [data]
