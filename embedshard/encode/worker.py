@@ -22,11 +22,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from embedshard.address import AddressOpener
 from embedshard.encode.preprocess import Preprocess
 from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels, Sampling, Timeline, open_reader
 from embedshard.frames.plan import Indices
-from embedshard.sample import open_address
 
 __all__ = ["DecodeOptions", "Done", "Failed", "Frames", "Job", "Message", "Opened", "decode", "decoded"]
 
@@ -102,16 +102,19 @@ class Failed:
 Message: TypeAlias = Opened | Frames | Done | Failed
 
 
-def decode(job: Job, options: DecodeOptions, alive: Callable[[], None] = lambda: None) -> Iterator[Message]:
+def decode(
+    job: Job, options: DecodeOptions, opener: AddressOpener, alive: Callable[[], None] = lambda: None
+) -> Iterator[Message]:
     """Decode one media: `Opened`, any number of `Frames`, `Done`; or `Failed` at any point.
 
     Args:
         job: The media and its windows.
         options: How to decode.
+        opener: Opens the media.
         alive: Called after every frame.
     """
     try:
-        media = open_address(job.media, Path(job.root))
+        media = opener.open(job.media, Path(job.root))
         with contextlib.closing(open_reader(media, job.kind, options.decoder, job.frame_rate)) as reader:
             sampling = options.sampling if job.kind != "image" else _ONE_FRAME
             chosen = [_choose(reader.timeline, sampling, window) for window in job.windows]
@@ -155,7 +158,8 @@ def decoded(
         InputError: Processes cannot be started.
     """
     if not workers:
-        yield from ((job.number, message) for job in jobs for message in decode(job, options))
+        with AddressOpener() as opener:
+            yield from ((job.number, message) for job in jobs for message in decode(job, options, opener))
         return
     pending = iter(jobs)
     slots = [_Slot(options) for _ in range(workers)]
@@ -251,8 +255,9 @@ def _work(connection: Connection, options: DecodeOptions) -> None:
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), open(os.devnull, "w") as nowhere:
         connection.send(None)
+        opener = AddressOpener(alive)
         while True:
-            messages = decode(connection.recv(), options, alive)
+            messages = decode(connection.recv(), options, opener, alive)
             while True:
                 alive()
                 message = next(messages, None)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedshard.address import AddressOpener
 from embedshard.demo import Tree, video_bytes
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Opened, decode, decoded
@@ -22,6 +23,7 @@ from embedshard.frames import Sampling
 from embedshard.sample import archive_member
 
 SMALL = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
+OPENER = AddressOpener()
 OPTIONS = DecodeOptions(Sampling("fps", Fraction(5)), SMALL)
 WHOLE = ((None, None),)
 
@@ -40,7 +42,7 @@ def raw(tmp_path) -> Path:
 
 def test_windows_of_one_media_share_rows(raw):
     windows = ((None, None), (0.4, 1.0), (5.0, 6.0))
-    opened, frames, done = decode(job(raw, "a.mp4", windows=windows), OPTIONS)
+    opened, frames, done = decode(job(raw, "a.mp4", windows=windows), OPTIONS, OPENER)
     assert isinstance(opened, Opened)
     assert opened.clips[0].tolist() == list(range(10))
     assert opened.clips[1].tolist() == [2, 3, 4]
@@ -61,7 +63,7 @@ def test_windows_of_one_media_share_rows(raw):
 )
 def test_what_cannot_be_read_fails_with_a_reason(raw, media, kind, reason):
     (raw / "x.mp4").write_text("nonsense")
-    *_, last = decode(job(raw, media, kind=kind), OPTIONS)
+    *_, last = decode(job(raw, media, kind=kind), OPTIONS, OPENER)
     assert isinstance(last, Failed)
     assert re.search(reason, last.reason)
 
@@ -69,12 +71,12 @@ def test_what_cannot_be_read_fails_with_a_reason(raw, media, kind, reason):
 def test_a_member_of_a_tar_is_media_like_any_other(raw):
     data = video_bytes("a")
     (raw / "x.tar").write_bytes(b"\0" * 512 + data + b"\0" * 100)
-    inside = decode(job(raw, archive_member("x.tar", "a.mp4", 512, len(data))), OPTIONS)
-    outside = decode(job(raw, "a.mp4"), OPTIONS)
+    inside = decode(job(raw, archive_member("x.tar", "a.mp4", 512, len(data))), OPTIONS, OPENER)
+    outside = decode(job(raw, "a.mp4"), OPTIONS, OPENER)
     assert all(
         np.array_equal(i.pixels, o.pixels) for i, o in zip(inside, outside, strict=True) if isinstance(i, Frames)
     )
-    *_, cut = decode(job(raw, archive_member("x.tar", "a.mp4", 512, 10**6)), OPTIONS)
+    *_, cut = decode(job(raw, archive_member("x.tar", "a.mp4", 512, 10**6)), OPTIONS, OPENER)
     assert cut == Failed("x.tar ends inside its member a.mp4")
 
 
@@ -138,7 +140,7 @@ def test_a_stop_does_not_wait_for_a_hanging_decoder(raw):
 
 def test_the_time_limit_is_for_a_frame_not_for_a_message(raw):
     calls = []
-    *_, last = decode(job(raw, "a.mp4"), OPTIONS, lambda: calls.append(time.monotonic()))
+    *_, last = decode(job(raw, "a.mp4"), OPTIONS, OPENER, lambda: calls.append(time.monotonic()))
     assert isinstance(last, Done)
     assert len(calls) == 10
 
