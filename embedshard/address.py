@@ -5,6 +5,7 @@
     part.zip#a.mp4:1024+2048~deflate      as a zip compresses them
     images.tsv#7:1024+2048~base64         as a table holds them
     chunk.tar.gz#a.mp4:1024+2048~gzip     bytes of the decompressed archive
+    part7.zip*#a.mp4:1024+2048            of all files that the pattern finds, as if they were one
     train.parquet#mp4:17~parquet          row 17 of the column `mp4`, or of a field below it (`video.bytes`, `images.0`)
 
 A folder of frames in a tar is the part of the tar that holds them. The name of a member is for people only.
@@ -13,8 +14,11 @@ A folder of frames in a tar is the part of the tar that holds them. The name of 
 from __future__ import annotations
 
 import base64
+import bisect
+import glob
 import gzip
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
 
-__all__ = ["AddressOpener", "Coding", "member_address", "member_name", "row_address"]
+__all__ = ["AddressOpener", "Coding", "member_address", "member_name", "open_pieces", "row_address"]
 
 Coding = Literal["", "deflate", "base64", "gzip"]
 
@@ -48,6 +52,20 @@ def member_name(address: str) -> str:
     """Give the name that a member has in its archive; an address of a file is its own."""
     match = _MEMBER.fullmatch(address) if "#" in address else None
     return match["name"] if match else address
+
+
+def open_pieces(path: Path) -> BinaryIO:
+    """Open a file, or all files that the pattern `path` finds as if they were one.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if path.exists() or glob.escape(path.name) == path.name:
+        return path.open("rb")
+    pieces = sorted(path.parent.glob(path.name))
+    if not pieces:
+        raise FileNotFoundError(f"no file {path}")
+    return io.BufferedReader(_Pieces(pieces))
 
 
 class AddressOpener:
@@ -110,7 +128,7 @@ class AddressOpener:
 
     def _part(self, file: Path, offset: int, size: int, coding: str | None) -> bytes:
         if coding != "gzip":
-            with file.open("rb") as plain:
+            with open_pieces(file) as plain:
                 plain.seek(offset)
                 return plain.read(size)
         if not self._stream or self._stream[0] != file:
@@ -128,6 +146,37 @@ class AddressOpener:
             self.close()
             self._column = file, name, _Column(file, name)
         return self._column[2].read(row)
+
+
+class _Pieces(io.RawIOBase):
+    """Files that were cut from one, read as that one."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._starts = [0, *itertools.accumulate(path.stat().st_size for path in paths)]
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = offset + (0, self._at, self._starts[-1])[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the piece at hand."""
+        number = bisect.bisect_right(self._starts, self._at) - 1
+        if number == len(self._paths):
+            return 0
+        with self._paths[number].open("rb", buffering=0) as piece:
+            piece.seek(self._at - self._starts[number])
+            count = piece.readinto(buffer) or 0
+        self._at += count
+        return count
 
 
 class _Column:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from embedshard.address import member_name
 from embedshard.errors import InputError
 
 __all__ = [
@@ -141,8 +142,8 @@ def split_name(raw: str) -> str | None:
 
 
 def media_kind(path: str) -> Kind | None:
-    """Tell `video` or `image` by the file's extension, None where it is neither; an animated GIF is a video."""
-    extension = "." + path.rpartition(".")[2].lower()
+    """Tell `video` or `image` by the extension of a file or member, else None; an animated GIF is a video."""
+    extension = "." + (member_name(path) if "#" in path else path).rpartition(".")[2].lower()
     if extension in VIDEO_EXTENSIONS:
         return "video"
     return "image" if extension in IMAGE_EXTENSIONS else None

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedshard.address import AddressOpener, member_address, member_name, row_address
+from embedshard.address import AddressOpener, member_address, member_name, open_pieces, row_address
 
 DATA = [bytes([65 + number]) * 1000 * (number + 1) for number in range(5)]
 
@@ -72,6 +72,23 @@ def test_a_long_way_through_an_archive_shows_life(tmp_path, monkeypatch):
     with AddressOpener(lambda: calls.append(None)) as opener:
         opener.open(member_address("a.tgz", "x", 10500, 5, "gzip"), tmp_path)
     assert len(calls) == 10
+
+
+def test_pieces_of_a_cut_file_are_read_as_one(tmp_path):
+    whole = b"".join(DATA)
+    for number, start in enumerate(range(0, len(whole), 700)):
+        (tmp_path / f"x[1].zip_part{number:02}").write_bytes(whole[start : start + 700])
+    pattern = "x[[]1].zip_part*"
+    assert read(tmp_path, member_address(pattern, "a", 0, 5), member_address(pattern, "a", 600, 9000)) == [
+        whole[:5],
+        whole[600:9600],
+    ]
+    with open_pieces(tmp_path / pattern) as file:
+        assert (file.seek(-3, io.SEEK_END), file.read(), file.read()) == (len(whole) - 3, whole[-3:], b"")
+    with pytest.raises(EOFError):
+        read(tmp_path, member_address(pattern, "a", len(whole) - 3, 4))
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path, member_address("none*", "a", 0, 4))
 
 
 def test_rows_of_a_parquet_file_in_any_order(tmp_path):

@@ -7,6 +7,7 @@ The kinds, and what the caption (`.txt`) and the metadata of each hold:
     open question   question and answer; `question`, `answer` (None where it is hidden)
     choice          question and the text of the right option; `question`, `options`, `answer`, `answer_index`,
                     `answer_letter`
+    conversation    the answers of all turns, joined by one blank; `conversations` as given
     segment         the sentence of the segment; `segment_index`, and the window is the media's
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "choice_fields",
     "closed",
     "joined",
+    "turns",
     "without_letter",
     "without_placeholders",
 ]
@@ -101,6 +103,29 @@ def choice_fields(question: str, options: Sequence[str], answer_index: int | Non
         raise IndexError(f"no option {answer_index} among {len(options)}")
     fields = {"question": question, "options": list(options), "answer": answer}
     return {**fields, "answer_index": answer_index, "answer_letter": letter}
+
+
+def turns(conversation: Any) -> tuple[list[str], list[str]]:
+    """Give what was asked and what was answered in a conversation, without what stands for the media.
+
+    Args:
+        conversation: A list of `{"from": "human" | "gpt", "value": text}` or `{"role": "user" | "assistant",
+            "content": text}`.
+
+    Raises:
+        ValueError: It is no such list.
+    """
+    asked: list[str] = []
+    answers: list[str] = []
+    try:
+        for turn in conversation:
+            role, text = (turn["from"], turn["value"]) if "from" in turn else (turn["role"], turn["content"])
+            places = {"human": asked, "user": asked, "gpt": answers, "assistant": answers}
+            if role != "system":
+                places[role].append(without_placeholders(text))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"expected turns with from and value, found one without {error}") from error
+    return asked, answers
 
 
 def without_letter(text: str) -> str:

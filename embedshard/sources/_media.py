@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from embedshard.sample import LeftOut, media_kind
-from embedshard.sources._archive import is_archive, members
+from embedshard.sources._archive import archives, is_archive, members, tar_folders
 from embedshard.sources._read import walk
 
-__all__ = ["MediaIndex", "media_index"]
+__all__ = ["MediaIndex", "frame_folders", "media_index"]
 
 
 class MediaIndex(Mapping[str, str]):
@@ -91,17 +91,39 @@ def media_index(root: Path, below: str = "", folders: int = 0) -> MediaIndex:
     return MediaIndex(named())
 
 
+def frame_folders(root: Path, below: str = "") -> MediaIndex:
+    """Find all folders of pictures of a tree, and those in its tars, by their own names.
+
+    Args:
+        root: Where the paths start from.
+        below: Folder of `root` to look in.
+    """
+
+    def named() -> Iterator[tuple[str, str] | LeftOut]:
+        start = f"{below}/" if below else ""
+        for folder, _, names in walk(root / below, None):
+            place = f"{start}{folder}".rstrip("/")
+            if place and any(media_kind(name) == "image" for name in names):
+                yield place.rpartition("/")[2], place
+            for name in names:
+                if is_archive(name) and not name.lower().endswith(".zip"):
+                    for found in tar_folders(root / below / folder / name, f"{start}{folder}{name}"):
+                        yield found if isinstance(found, LeftOut) else (found[0].rpartition("/")[2], found[1])
+
+    return MediaIndex(named())
+
+
 def _files(root: Path, below: str) -> Iterator[tuple[str, str | LeftOut]]:
     """Yield the path of every file, in an archive or not, and its address; or why there is none."""
     start = f"{below}/" if below else ""
-    archives: list[str] = []
+    packed: list[str] = []
     for folder, _, names in walk(root / below, None):
         for name in names:
             path = f"{start}{folder}{name}"
             if is_archive(name):
-                archives.append(path)
+                packed.append(path)
             else:
                 yield path, path
-    for archive in archives:
+    for archive in archives(packed):
         for member in members(root / archive, archive):
             yield (archive, member) if isinstance(member, LeftOut) else member
