@@ -143,7 +143,8 @@ def split_name(raw: str) -> str | None:
 
 def media_kind(path: str) -> Kind | None:
     """Tell `video` or `image` by the extension of a file or member, else None; an animated GIF is a video."""
-    extension = "." + (member_name(path) if "#" in path else path).rpartition(".")[2].lower()
+    _, dot, extension = (member_name(path) if "#" in path else path).rpartition(".")
+    extension = dot + extension.lower()
     if extension in VIDEO_EXTENSIONS:
         return "video"
     return "image" if extension in IMAGE_EXTENSIONS else None

@@ -83,7 +83,11 @@ def _show(samples: Iterable[Sample]) -> None:
     """Print samples whole."""
     for sample in samples:
         media = sample.media
-        window = "" if media.start is None and media.end is None else f", {media.start or 0:g} s to {media.end} s"
+        window = (
+            ""
+            if media.start is None and media.end is None
+            else f", {media.start or 0:g} s to {'the end' if media.end is None else f'{media.end:g} s'}"
+        )
         _echo(f"\n{sample.split}/{sample.key}\n  media    {media.path} ({media.kind}{window})")
         _echo(f"  caption  {sample.caption}\n  metadata {json.dumps(dict(sample.meta), ensure_ascii=False)}")
 

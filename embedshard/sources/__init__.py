@@ -101,7 +101,7 @@ def published(source: Source) -> str:
     way = next(iter(source.splits), "")
     samples, media = source.published_samples.get(way), source.published_media.get(way)
     unit = "media" if "," in source.modality else f"{source.modality}s"
-    if not samples:
+    if not samples or samples == media:
         return f"{_slashed(media)} {unit}" if media else ""
     return _slashed(samples) + (f" of {_slashed(media)} {unit}" if media else "")
 

@@ -30,13 +30,14 @@ __all__ = [
     "closed",
     "joined",
     "turns",
-    "without_letter",
+    "without_letters",
     "without_placeholders",
 ]
 
-_CLOSING = (".", "!", "?", "…", "。", "！", "？")
-_LETTER = re.compile(r"^\s*(?:\(\s*[A-Za-z]\s*\)|[A-Za-z]\s*[.):])\s+")
-_PLACEHOLDER = re.compile(r"\s*<(?:image|video|audio|ImageHere|VideoHere)>\s*", re.IGNORECASE)
+_CLOSING = tuple(".!?…:。！？：")
+_BRACKETS = "\"'”’»)]}」』）"
+_LETTER = re.compile(r"\s*\(?\s*([A-Z])\s*[.):、]\s*", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\s*</?(?:image|video|audio|ImageHere|VideoHere)(?:_?\d+)?>\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ def caption_samples(
         raw_id: The dataset's id of the media, unique over all splits.
         split: The split.
         media: The media.
-        captions: All of its captions; outer blanks are taken off.
+        captions: All of its captions; outer blanks are taken off, and what is no text counts as blank.
         which: A value of the option `captions`; `each` appends the caption's number to the id.
         meta: The other fields.
     """
-    captions = [caption.strip() for caption in captions]
+    texts = [captions] if isinstance(captions, str) else captions
+    captions = [caption.strip() if isinstance(caption, str) else "" for caption in texts]
     meta = {**meta, "captions": captions}
     if not any(captions):
         yield LeftOut(raw_id, NO_CAPTION)
@@ -74,9 +76,9 @@ def caption_samples(
 
 
 def closed(text: str, mark: str = ".") -> str:
-    """Take outer blanks off a text, and close it with a mark unless it has one."""
+    """Take outer blanks off a text, and close it with a mark unless it has one, or one before a closing quote."""
     text = text.strip()
-    return text if not text or text.endswith(_CLOSING) else text + mark
+    return text if not text or text.rstrip(_BRACKETS).endswith(_CLOSING) else text + mark
 
 
 def joined(sentences: Iterable[str]) -> str:
@@ -128,9 +130,13 @@ def turns(conversation: Any) -> tuple[list[str], list[str]]:
     return asked, answers
 
 
-def without_letter(text: str) -> str:
-    """Take the letter off an option, as in `A. a dog`, `(A) a dog`, `A) a dog`."""
-    return _LETTER.sub("", text, count=1)
+def without_letters(options: Sequence[str]) -> list[str]:
+    """Take the letters off options, as in `A. a dog`, `(A) a dog`, `A) a dog`, where all begin with their own."""
+    found = [_LETTER.match(option) for option in options]
+    letters = "".join(match[1].upper() for match in found if match)
+    if letters != "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options)]:
+        return list(options)
+    return [option[match.end() :] for option, match in zip(options, found, strict=True) if match]
 
 
 def without_placeholders(text: str) -> str:

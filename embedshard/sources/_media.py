@@ -7,6 +7,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -67,11 +68,12 @@ class MediaIndex(Mapping[str, str]):
         return name, path
 
 
-def media_index(root: Path, below: str = "", folders: int = 0) -> MediaIndex:
-    """Find all media of a tree: files, and members of its tars and zips.
+def media_index(root: Path, kind: Literal["video", "image"], below: str = "", folders: int = 0) -> MediaIndex:
+    """Find all videos or all pictures of a tree: files, and members of its tars and zips.
 
     Args:
         root: Where the paths start from.
+        kind: Which; an animated GIF is a video.
         below: Folder of `root` to look in.
         folders: How many of the folders that a file lies in belong to its name, as in `Faces/image_0001`.
 
@@ -83,10 +85,11 @@ def media_index(root: Path, below: str = "", folders: int = 0) -> MediaIndex:
         for path, address in _files(root, below):
             if not isinstance(address, str):
                 yield address
-            elif media_kind(path):
-                *places, name = path.split("/")
+            elif media_kind(path) == kind:
+                *places, name = path.rsplit("/", folders + 1)
                 stem = name.rpartition(".")[0]
-                yield "/".join([*places[len(places) - folders :], stem]) if folders else stem, address
+                named_by = places[1:] if len(places) > folders else places
+                yield "/".join([*named_by, stem]), address
 
     return MediaIndex(named())
 

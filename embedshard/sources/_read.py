@@ -44,6 +44,7 @@ Row = Mapping[str, Any]
 _BLANK = re.compile(r"[ \t\r\n]*")
 _AFTER_VALUE = ",:]} \t\r\n"
 _BLOCK = 1 << 20
+_TOKEN = 16
 
 
 def media_root(root: Path) -> Path:
@@ -86,7 +87,7 @@ def walk(root: Path, order: Callable[[str], Any] | None = natural) -> Iterator[t
 
 
 def _fail(error: OSError) -> NoReturn:
-    raise error
+    raise InputError(f"{error.filename}: {error.strerror}") from error
 
 
 def _skipped(path: str, name: str) -> bool:
@@ -100,7 +101,7 @@ def find(root: Path, *names: str) -> Path | None:
     """Give the first file that has one of these names, at most two folders deep; the first name goes first."""
     patterns = [depth + glob.escape(name) for name in names for depth in ("", "*/", "*/*/")]
     found = (path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file())
-    return next(found, None)
+    return next((path for path in found if "/." not in f"/{path.relative_to(root)}"), None)
 
 
 def media_index(root: Path, below: str = "", folders: int = 0) -> dict[str, str]:
@@ -129,17 +130,21 @@ def seconds(value: Any) -> float | None:
     """Read a time: seconds as a number or text, or `HH:MM:SS.fff`; None for an empty cell or NaN.
 
     Raises:
-        ValueError: It is no finite time.
+        ValueError: It is no finite time of at most hours, minutes and seconds.
         TypeError: It is of a type that is no time.
     """
     if value is None or value == "":
         return None
     if isinstance(value, str) and ":" in value:
-        time = 0.0
-        for part in value.split(":"):
-            time = time * 60 + float(part)
+        parts = [float(part) for part in value.split(":")]
+        if len(parts) > 3 or any(part < 0 for part in parts[1:]):
+            raise ValueError(f"{value} is no time")
+        time = sum(part * 60**place for place, part in enumerate(reversed(parts)))
     else:
-        time = float(value)
+        try:
+            time = float(value)
+        except OverflowError:
+            time = math.inf
     if math.isinf(time):
         raise ValueError(f"{value} is no time")
     return None if math.isnan(time) else time
@@ -169,7 +174,7 @@ def with_id(meta: Mapping[str, Any], raw_id: str) -> dict[str, Any]:
 
 
 def rows(path: Path) -> Iterator[Row | str]:
-    """Stream the rows of a csv, tsv, jsonl, json (a list, read whole) or parquet table.
+    """Stream the rows of a csv, tsv, jsonl, json (a list) or parquet table.
 
     Columns of bytes in parquet are not read.
 
@@ -222,7 +227,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row | str]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     row = None
                 yield row if isinstance(row, dict) else "a line that is no JSON object"
 
@@ -284,9 +289,12 @@ class _Json:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-            except ValueError as error:
-                if not self._more():
-                    raise self.error(str(error)) from error
+            except RecursionError as error:
+                raise self.error("too many lists or objects in one another") from error
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _TOKEN
+                if not (cut and self._more()):
+                    raise self.error(error.msg) from error
             else:
                 following = self._text[end : end + 1] or "none"
                 if following in _AFTER_VALUE or not self._more():  # a number may go on

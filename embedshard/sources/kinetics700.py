@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from embedshard.demo import Tree
-from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, media_kind, split_name
+from embedshard.errors import InputError
+from embedshard.sample import SPLITS, VIDEO_EXTENSIONS, LeftOut, Media, Sample, make_key, split_name
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._read import MISSING_MEDIA, media_index, rows, walk
+from embedshard.sources._labels import label_lines, split_folders, split_tables
+from embedshard.sources._read import ANOTHER_MEDIA, MISSING_MEDIA, entries, rows, walk
 
 __all__ = ["Kinetics700"]
 
 _LABELS = "label_map_k700.txt"
-_STEM = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
+_COLUMNS = (
+    ("youtube_id", "time_start", "time_end", "label"),
+    ("video-id", "start-time", "end-time", "label-name"),
+)
 
 
 class Kinetics700(Source):
-    """Kinetics-700; the media id is the YouTube id, which all clips of a video share.
+    """Kinetics-700 and its edition of 2020; the media id is the YouTube id, which all clips of a video share.
 
-    The files are clips already, so `time_start` and `time_end` are metadata and no window. Memory holds the file
-    names of one split.
+    The files are clips already, so their times are metadata and no window: `start_time` and `end_time` are the six
+    digits of the file name, as texts, and with `videoID` just what the json of CLIP-Kinetics700 has. A clip without
+    a label in its table takes that of its folder. Memory holds the file names of one split.
+
+    The published numbers are the clips that CLIP-Kinetics700 could still get. The csv files list more (34173 rows of
+    validate and 67714 of test), of which nobody has all: rows without a clip are counted as left out.
     """
 
     name = "kinetics700"
@@ -35,31 +44,25 @@ class Kinetics700(Source):
     splits = {"official": SPLITS}
     expects = f"""
 train.csv, validate.csv, test.csv    columns label,youtube_id,time_start,time_end,split (test may lack label)
+                                     or train.json ...: {{YOUTUBEID: {{"annotations": {{"label", "segment"}}}}}}
 train/LABEL/YOUTUBEID_000001_000011.mp4
-validate/LABEL/...                   or val/; without a csv, the folders alone say it all
+validate/LABEL/...                   or val/; without a table, the folders alone say it all
 test/...                             without label folders a test clip has no caption
 {_LABELS}                  optional: gives label_id
+Tables and split folders may lie in a folder each, as annotations/ and videos/
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
-        """Yield the rows of each split's csv, or its clips in natural order where there is no csv."""
-        label_ids = _label_ids(root / _LABELS)
-        found = False
-        names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-        for split in SPLITS:
-            tables = [root / name for name in names if name.endswith(".csv") and split_name(name[:-4]) == split]
-            folders = [name for name in names if split_name(name) == split and (root / name).is_dir()]
-            found = found or bool(tables or folders)
-            if tables:
-                clips = {stem: path for name in folders for stem, path in media_index(root, name).items()}
-            for table in tables:
-                for row in rows(table):
-                    yield _from_row(row, clips, split, label_ids)
-            for folder in folders if not tables else []:
-                for path in _clip_paths(root, folder):
-                    yield _from_path(path, split, label_ids)
-        if not found:
+        """Yield the rows of each split's table and its files that no row takes, or all files in the order of names."""
+        tables, folders = split_tables(root, ".csv", ".json"), split_folders(root)
+        if not tables and not folders:
             raise tree_error(self, root, "expected train.csv, validate.csv or test.csv, or folders of these names")
+        label_ids = {label: number for number, label in enumerate(label_lines(root, _LABELS))}
+        pools = [((split,), folders.get(split, [])) for split in SPLITS] if folders else [(SPLITS, [""])]
+        for splits, below in pools:
+            clips = _clips(root, below)
+            own = {split: tables[split] for split in splits if split in tables}
+            yield from _from_tables(own, clips, label_ids) if own else _from_folders(clips, splits[0], label_ids)
 
     def demo(self, tree: Tree) -> None:
         """Lay out three splits, a missing clip, and a test clip whose label nobody knows."""
@@ -81,54 +84,94 @@ test/...                             without label folders a test clip has no ca
         tree.text(_LABELS, "abseiling\nair drumming\nmassaging person's head\n")
 
 
-def _label_ids(path: Path) -> dict[str, int]:
-    labels = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    return {label: number for number, label in enumerate(labels)}
+def _clips(root: Path, folders: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the name without extension and the path of each video below these folders."""
+    for folder in folders:
+        for below, _, names in walk(root / folder, None):
+            place = folder + below
+            for name in names:
+                dot = name.rfind(".")
+                if name[dot:].lower() in VIDEO_EXTENSIONS:
+                    yield name[:dot], place + name
 
 
-def _clip_paths(root: Path, folder: str) -> Iterator[str]:
-    for below, _, files in walk(root / folder):
-        yield from (f"{folder}/{below}{name}" for name in files if media_kind(name))
+def _from_tables(
+    tables: Mapping[str, Path], clips: Iterable[tuple[str, str]], label_ids: Mapping[str, int]
+) -> Iterator[Sample | LeftOut]:
+    """Yield the rows of tables, then the clips that none of them names."""
+    free: dict[str, str] = {}
+    for stem, path in clips:
+        if free.setdefault(stem, path) is not path:
+            yield LeftOut(path, ANOTHER_MEDIA)
+    for split, table in tables.items():
+        yield from _from_table(table, free, split, label_ids)
+    yield from (LeftOut(path, "named by no row") for path in free.values() if path)
 
 
-def _from_row(
-    row: Mapping[str, Any] | str, clips: Mapping[str, str], split: str, label_ids: Mapping[str, int]
-) -> Sample | LeftOut:
-    if isinstance(row, str):
-        return LeftOut(f"a row of {split}", row)
-    video = str(row.get("youtube_id") or "")
-    try:
-        start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-    except (KeyError, ValueError, OverflowError):
-        return LeftOut(video, "time_start or time_end is no number")
-    stem = f"{video}_{start:06d}_{end:06d}"
-    if stem not in clips:
-        return LeftOut(stem, MISSING_MEDIA)
-    label = row.get("label") or _folder_label(clips[stem])
-    return _sample((video, start, end), clips[stem], split, label, label_ids)
+def _from_table(
+    table: Path, free: dict[str, str], split: str, label_ids: Mapping[str, int]
+) -> Iterator[Sample | LeftOut]:
+    """Yield the rows of a table, and blank the path of each clip that is taken."""
+    columns: tuple[str, ...] = ()
+    for row in _json_rows(table) if table.suffix == ".json" else rows(table):
+        if isinstance(row, str):
+            yield LeftOut(f"a row of {table.name}", row)
+            continue
+        video, start, end, label = columns = columns or _columns(table, row)
+        try:
+            stem = f"{row[video]}_{_six_digits(row[start])}_{_six_digits(row[end])}"
+        except (ValueError, TypeError, OverflowError):
+            yield LeftOut(row[video], "its times are no numbers")
+            continue
+        if path := free.get(stem, ""):
+            free[stem] = ""
+            yield _sample(stem, path, split, row.get(label) or _folder_label(path), label_ids)
+        else:
+            yield LeftOut(stem, "named by two rows" if stem in free else MISSING_MEDIA)
 
 
-def _from_path(path: str, split: str, label_ids: Mapping[str, int]) -> Sample | LeftOut:
-    match = _STEM.fullmatch(path.rpartition("/")[2].rpartition(".")[0])
-    if not match:
-        return LeftOut(path, "file name is not YOUTUBEID_SSSSSS_EEEEEE")
-    clip = (match[1], int(match[2]), int(match[3]))
-    return _sample(clip, path, split, _folder_label(path), label_ids)
+def _from_folders(
+    clips: Iterable[tuple[str, str]], split: str, label_ids: Mapping[str, int]
+) -> Iterator[Sample | LeftOut]:
+    for stem, path in clips:
+        if len(stem) > 14 and stem[-14] == stem[-7] == "_" and (stem[-13:-7] + stem[-6:]).isdecimal():
+            yield _sample(stem, path, split, _folder_label(path), label_ids)
+        else:
+            yield LeftOut(path, "file name is not YOUTUBEID_SSSSSS_EEEEEE")
+
+
+def _json_rows(table: Path) -> Iterator[Mapping[str, Any] | str]:
+    for video, entry in entries(table, "object"):
+        try:
+            (start, end), label = entry["annotations"]["segment"], entry["annotations"].get("label")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            yield "an entry without annotations that hold a segment"
+        else:
+            yield dict(zip(_COLUMNS[0], (video, start, end, str(label or "")), strict=True))
+
+
+def _columns(table: Path, row: Mapping[str, Any]) -> tuple[str, ...]:
+    for columns in _COLUMNS:
+        if row.keys() >= set(columns[:3]):
+            return columns
+    raise InputError(f"{table}: expected the columns {', '.join(_COLUMNS[0])}, found {', '.join(row)}")
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _six_digits(time: Any) -> str:
+    return f"{int(float(time)):06d}"
 
 
 def _folder_label(path: str) -> str:
-    """Give the label of `split/label/file`, "" for a file that lies directly in its split."""
-    folders = path.split("/")[1:-1]
-    return folders[-1].replace("_", " ") if folders else ""
+    """Give the label of `split/label/file`, "" for a file that lies directly in its split or in none."""
+    *above, folder, _ = ("", *path.split("/"))
+    return folder.replace("_", " ") if any(map(split_name, above)) else ""
 
 
-def _sample(
-    clip: tuple[str, int, int], path: str, split: str, label: str, label_ids: Mapping[str, int]
-) -> Sample | LeftOut:
-    video, start, end = clip
-    kind = media_kind(path)
-    assert kind
-    meta = {"videoID": video, "start_time": start, "end_time": end, "label": label}
+def _sample(stem: str, path: str, split: str, label: str, label_ids: Mapping[str, int]) -> Sample:
+    """Take a name apart from its end: `_` may begin, end and fill a YouTube id."""
+    video = stem[:-14]
+    meta: dict[str, Any] = {"videoID": video, "start_time": stem[-13:-7], "end_time": stem[-6:], "label": label}
     if label in label_ids:
         meta["label_id"] = label_ids[label]
-    return Sample(make_key(f"{video}_{start:06d}_{end:06d}"), split, Media(video, path, kind), label, meta)
+    return Sample(make_key(stem), split, Media(video, path, "video"), label, meta)

@@ -71,7 +71,7 @@ def test_media_in_archives_are_media(tmp_path):
         archive.writestr("videos/deflated.MP4", b"deflated" * 99, zipfile.ZIP_DEFLATED)
         archive.writestr("lzma.mp4", b"lzma", zipfile.ZIP_LZMA)
         archive.writestr("both.mp4", b"packed too")
-    index = media_index(tmp_path)
+    index = media_index(tmp_path, "video")
     found = {name: content(path, tmp_path) for name, path in index.items()}
     assert found == {
         "loose": b"",
@@ -93,10 +93,10 @@ def test_a_zip_that_was_cut_is_read_as_one(tmp_path):
             archive.writestr(f"{name}.mp4", noise + name.encode())
     subprocess.run(["split", "-b", "20000", "whole", "Set_part7_part"], cwd=tmp_path, check=True)
     (tmp_path / "whole").unlink()
-    index = media_index(tmp_path)
+    index = media_index(tmp_path, "video")
     assert {name: content(path, tmp_path)[-1:] for name, path in index.items()} == {"a": b"a", "b": b"b", "c": b"c"}
     (tmp_path / "Set_part7_partae").unlink()
-    assert [problem.id for problem in media_index(tmp_path).problems] == ["Set_part7_part[a-z][a-z]"]
+    assert [problem.id for problem in media_index(tmp_path, "video").problems] == ["Set_part7_part[a-z][a-z]"]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.zip"])
@@ -105,7 +105,7 @@ def test_a_damaged_archive_costs_only_itself(tmp_path, name):
     write_tar(tmp_path / "good.tar", {"b.mp4": b"b"})
     for data in (b"nonsense" * 200, b""):
         (tmp_path / name).write_bytes(data)
-        index = media_index(tmp_path)
+        index = media_index(tmp_path, "video")
         assert set(index) == {"a", "b"}
         assert [problem.id for problem in index.problems] == [name]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedshard.errors import InputError
 from embedshard.sources import _read
-from embedshard.sources._read import entries, find, json_safe, media_index, natural, path_split, relative, seconds
+from embedshard.sources._read import entries, find, json_safe, media_index, natural, path_split, relative, rows, seconds
 from tests.sources.rows import touch
 
 VALUES = st.recursive(
@@ -49,7 +49,7 @@ def test_seconds(value, time):
     assert seconds(value) == time
 
 
-@pytest.mark.parametrize("value", ["inf", "soon", "1:x", " "])
+@pytest.mark.parametrize("value", ["inf", "soon", "1:x", " ", "00:00:01:12", "1:-5", 10**400])
 def test_no_seconds(value):
     with pytest.raises(ValueError, match=r"time|convert"):
         seconds(value)
@@ -81,7 +81,7 @@ def test_media_of_class_folders_have_their_folder_in_their_name(tmp_path):
 
 
 def test_a_file_is_found_two_folders_deep(tmp_path):
-    touch(tmp_path, "x/y/b.json", "z/a[1].json", "x/y/z/c.json", "x/a[1].json")
+    touch(tmp_path, "x/y/b.json", ".x/b.json", "z/a[1].json", "x/y/z/c.json", "x/a[1].json")
     assert find(tmp_path, "b.json") == tmp_path / "x/y/b.json"
     assert find(tmp_path, "none.json", "a[1].json") == tmp_path / "x/a[1].json"
     assert find(tmp_path, "c.json") is None
@@ -116,3 +116,20 @@ def test_entries_need_the_memory_of_one(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_a_damaged_file_is_not_read_to_its_end(tmp_path):
+    (tmp_path / "x.json").write_text("[{]" + " " * (20 << 20))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="Expecting property name"):
+        list(entries(tmp_path / "x.json", "list"))
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_what_is_nested_too_deep_is_an_error_of_its_own(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 100000)
+    with pytest.raises(InputError, match="in one another"):
+        list(entries(tmp_path / "x.json", "list"))
+    (tmp_path / "x.jsonl").write_text(f"{'[' * 100000}\n{{}}\n")
+    assert list(rows(tmp_path / "x.jsonl")) == ["a line that is no JSON object", {}]

@@ -1,0 +1,62 @@
+"""What the sources of AdaCLIP's video sets share: annotations and lists of ids. May import `sample` and `_read`.
+
+AdaCLIP's annotations are a JSON file for each split, `{video: {"extension": "mp4", "sentences": [...]}}`, some with
+`timestamps` (a pair of seconds for each sentence) and `duration`. The extension is that of AdaCLIP's own copy, or ""
+where it had none, and is passed over: the media found here decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embedshard.errors import InputError
+from embedshard.sample import LeftOut
+from embedshard.sources._read import entries
+
+__all__ = ["NOT_LISTED", "UNREADABLE", "Clip", "clips", "listed_ids", "paragraph"]
+
+NOT_LISTED = "not in the lists of the split"
+UNREADABLE = "an entry without the fields that it should have"
+
+
+class Clip(NamedTuple):
+    """A video, its sentences without outer blanks, and its other fields."""
+
+    id: str
+    sentences: list[str]
+    fields: Mapping[str, Any]
+
+
+def clips(path: Path) -> Iterator[Clip | LeftOut]:
+    """Stream the videos of annotations in AdaCLIP's form.
+
+    Raises:
+        InputError: The file holds no JSON object.
+    """
+    for video, entry in entries(path, "object"):
+        sentences = entry.get("sentences") if isinstance(entry, dict) else None
+        if isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences):
+            fields = {name: value for name, value in entry.items() if name not in ("extension", "sentences")}
+            yield Clip(video, [sentence.strip() for sentence in sentences], fields)
+        else:
+            yield LeftOut(video, UNREADABLE)
+
+
+def paragraph(sentences: Iterable[str]) -> str:
+    """Join sentences by one blank as they are, as AdaCLIP does for the videos that it describes by a paragraph."""
+    return " ".join(filter(None, sentences))
+
+
+def listed_ids(path: Path) -> list[str]:
+    """Read a list that has one id a line.
+
+    Raises:
+        InputError: The file is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected one id a line in UTF-8, found: {error}") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,103 @@
+"""MS COCO Captions: 123287 pictures, 5 captions each or a few more. May import `sample` and `_flickr`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from embedshard.demo import Tree
+from embedshard.sample import SPLITS, LeftOut, Sample
+from embedshard.sources import Options, Source, tree_error
+from embedshard.sources._captions import CaptionsOptions
+from embedshard.sources._flickr import ImageIndex, picture_samples, pictures
+from embedshard.sources._read import find
+
+__all__ = ["MSCOCO2014"]
+
+_KARPATHY = "dataset_coco.json"
+_TRAIN2014 = ("captions_train2014.json", "captions_train.json")
+_FILES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "karpathy": {split: (f"coco_karpathy_{split}.json",) for split in SPLITS},
+    "official": {"train": _TRAIN2014, "val": ("captions_val2014.json", "captions_val.json")},
+    "official-2017": {split: (f"captions_{split}2017.json",) for split in ("train", "val")},
+}
+
+
+class MSCOCO2014(Source):
+    """MS COCO Captions; the media id is COCO's number of the picture, which 2014 and 2017 share.
+
+    Karpathy's val and test are pictures of val2014, and his train is train2014 and the rest of val2014. Where his
+    train file is missing, COCO's captions of train2014 take its place.
+    """
+
+    name = "mscoco2014"
+    title = "MS COCO Captions"
+    homepage = "https://cocodataset.org"
+    license = "CC BY 4.0 (annotations); pictures by the terms of Flickr"
+    kind = "caption"
+    modality = "image"
+    published_media = {
+        "karpathy": {"train": 113287, "val": 5000, "test": 5000},
+        "official": {"train": 82783, "val": 40504},
+        "official-2017": {"train": 118287, "val": 5000},
+    }
+    splits = {way: tuple(files) for way, files in _FILES.items()}
+    options = CaptionsOptions
+    expects = f"""
+coco_karpathy_train.json     for --split karpathy: [{{"image": "val2014/...jpg", "caption": "..."}}, ...], captions one
+coco_karpathy_val.json       by one or as lists; or {_KARPATHY}, which is Karpathy's own file
+coco_karpathy_test.json
+captions_train2014.json      for --split official: COCO's own files (or captions_train.json, captions_val.json)
+captions_val2014.json        captions_train2017.json and captions_val2017.json for --split official-2017
+train2014/COCO_train2014_000000000009.jpg     or any other folders
+"""
+
+    def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
+        """Yield the pictures of the split in the order of its files."""
+        assert isinstance(options, CaptionsOptions)
+        way = options.split or "karpathy"
+        files = _files(root, way)
+        if not files:
+            raise tree_error(self, root, f"found none of the files with captions of --split {way}")
+        index = ImageIndex(root, _image_id)
+        yield from index.problems
+        for split, path in files.items():
+            yield from picture_samples(pictures(path, split, _image_id), index, options.captions)
+
+    def demo(self, tree: Tree) -> None:
+        """Lay out the files of all ways to split, a missing picture, and pictures without captions."""
+        train, val, test, rest = "COCO_train2014_000000000009", *(f"COCO_val2014_{n:012d}" for n in (42, 391895, 73))
+        captions = [(f"train2014/{train}", "A plate of food ."), (f"val2014/{rest}", "Two bikes."), (train, "Food. ")]
+        tree.json("coco_karpathy_train.json", [{"image": f"{name}.jpg", "caption": text} for name, text in captions])
+        tree.json("coco_karpathy_val.json", [{"image": f"val2014/{val}.jpg", "caption": ["A bed. ", "鞋子。"]}])
+        gone = {"image": "val2014/COCO_val2014_000000000001.jpg", "caption": ["It is gone."]}
+        tree.json("coco_karpathy_test.json", [{"image": f"val2014/{test}.jpg", "caption": ["A man rides. "]}, gone])
+        for name, numbers in {"train2014": (9,), "val2014": (42, 391895, 73), "val2017": (42, 73)}.items():
+            year = f"COCO_{name}_" * name.endswith("2014")
+            images = [{"id": n, "license": 1, "file_name": f"{year}{n:012d}.jpg"} for n in numbers]
+            texts = [{"image_id": n, "id": n + 1, "caption": f"This is {n}. "} for n in reversed(numbers) if n != 73]
+            tree.json(f"annotations/captions_{name}.json", {"info": {}, "images": images, "annotations": texts})
+        images = [{"id": 9, "license": 1, "file_name": "000000000009.jpg"}]
+        texts = [{"image_id": 9, "id": 1, "caption": "A plate."}]
+        tree.json("annotations/captions_train2017.json", {"images": images, "annotations": texts})
+        tree.image(f"train2014/{train}.jpg", train)
+        for name in (val, test, rest):
+            tree.image(f"val2014/{name}.jpg", name)
+
+
+def _files(root: Path, way: str) -> dict[str, Path]:
+    """Give the file of each split; under "" the one that knows the splits itself."""
+    files = {split: path for split, names in _FILES[way].items() if (path := find(root, *names))}
+    if way != "karpathy":
+        return files
+    if "train" not in files and (own := find(root, _KARPATHY)):
+        return {"": own}
+    if files and "train" not in files and (train := find(root, *_TRAIN2014)):
+        return {"train": train, **files}
+    return files
+
+
+def _image_id(stem: str) -> str:
+    """Give COCO's number of `COCO_val2014_000000391895` or `000000391895`, and any other name as it is."""
+    digits = stem.rpartition("_")[2]
+    return str(int(digits)) if len(digits) == 12 and digits.isdecimal() else stem
