@@ -31,6 +31,7 @@ __all__ = ["AddressOpener", "Coding", "member_address", "member_name", "open_pie
 Coding = Literal["", "deflate", "base64", "gzip"]
 
 _STEP = 1 << 24
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 _MEMBER = re.compile(
     r"(?P<file>.+)#(?P<name>[^#]*):(?P<offset>\d+)(?:\+(?P<size>\d+))?(?:~(?P<coding>deflate|base64|gzip|parquet))?",
@@ -227,7 +228,7 @@ def _bytes(value: Any) -> bytes:
 
 def _decoded(data: bytes, coding: str | None) -> bytes:
     if coding == "base64":
-        return base64.b64decode(data.replace(b"\\/", b"/"), validate=True)
+        return base64.b64decode(data.replace(b"\\/", b"/").translate(_URL_SAFE), validate=True)
     if coding == "deflate":
         return zlib.decompress(data, -zlib.MAX_WBITS)
     return data

@@ -76,7 +76,7 @@ class Tree:
 def image_bytes(label: str, extension: str = ".jpg") -> bytes:
     """Give a picture file that shows `label`."""
     buffer = io.BytesIO()
-    next(_drawings(label, 1)).save(buffer, Image.registered_extensions()[extension])
+    next(_drawings(label, 1)).save(buffer, Image.registered_extensions()[extension.lower()])
     return buffer.getvalue()
 
 

@@ -383,7 +383,7 @@ def _require_own_keys(source: Source, rows: Rows, tally: _Tally) -> None:
     if not (hashes := tally.keys.repeated()):
         return
     numbered = ((number, row) for number, row in enumerate(rows()) if isinstance(row, Sample))
-    found = ((row.key, f"row {number}, {row.media.path}") for number, row in numbered if id_hash(row.key) in hashes)
+    found = ((row.key, f"row {number} in {row.split}, {row.media.path}") for number, row in numbered if id_hash(row.key) in hashes)
     if repeated := _conflicts(found):
         raise InputError(
             f"expected a key of its own for every sample of all splits, found {len(hashes)} keys more than once: "

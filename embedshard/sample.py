@@ -54,6 +54,7 @@ _SPLIT_ALIASES = {
 }
 _KEY_BYTES = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_OWN_KEY = re.compile(r"(?![xh]--)[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _UNSAFE_BYTE = re.compile(rb"[^A-Za-z0-9_]")
 _ESCAPED, _HASHED = "x--", "h--"
 _MEMBER_ADDRESS = re.compile(
@@ -123,11 +124,10 @@ def make_key(raw_id: str) -> str:
     Raises:
         InputError: `raw_id` is empty.
     """
+    if _OWN_KEY.fullmatch(raw_id):
+        return raw_id
     if not raw_id:
         raise InputError("expected an id for every sample, found an empty one")
-    plain = _PLAIN_KEY.fullmatch(raw_id) and not raw_id.startswith((_ESCAPED, _HASHED))
-    if plain and len(raw_id) <= _KEY_BYTES:
-        return raw_id
     raw = raw_id.encode("utf-8", "surrogatepass")
     escaped = _UNSAFE_BYTE.sub(lambda m: b"-%02x" % m[0][0], raw).decode("ascii")
     if len(_ESCAPED) + len(escaped) <= _KEY_BYTES:

@@ -21,8 +21,21 @@ from typing import Any, ClassVar
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Sample
+from embedshard.sources._media import media_index
+from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION
 
-__all__ = ["Options", "Source", "all_sources", "get_source", "option", "published", "tree_error"]
+__all__ = [
+    "MISSING_MEDIA",
+    "NO_CAPTION",
+    "Options",
+    "Source",
+    "all_sources",
+    "get_source",
+    "media_index",
+    "option",
+    "published",
+    "tree_error",
+]
 
 
 Published = Mapping[str, Mapping[str, int]]

@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 _CLOSING = tuple(".!?…:。！？：")
+_WIDE = {".": "。", "?": "？"}
+_CHINESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _BRACKETS = "\"'”’»)]}」』）"
 _LETTER = re.compile(r"\s*\(?\s*([A-Z])\s*[.):、]\s*", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\s*</?(?:image|video|audio|ImageHere|VideoHere)(?:_?\d+)?>\s*", re.IGNORECASE)
@@ -78,7 +80,9 @@ def caption_samples(
 def closed(text: str, mark: str = ".") -> str:
     """Take outer blanks off a text, and close it with a mark unless it has one, or one before a closing quote."""
     text = text.strip()
-    return text if not text or text.rstrip(_BRACKETS).endswith(_CLOSING) else text + mark
+    if not text or text.rstrip(_BRACKETS).endswith(_CLOSING):
+        return text
+    return text + (_WIDE.get(mark, mark) if _CHINESE.match(text[-1]) else mark)
 
 
 def joined(sentences: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
 from embedshard.errors import InputError
-from embedshard.sample import media_kind, split_name
+from embedshard.sample import split_name
 
 __all__ = [
     "ANOTHER_MEDIA",
@@ -24,7 +24,6 @@ __all__ = [
     "entries",
     "find",
     "json_safe",
-    "media_index",
     "media_root",
     "natural",
     "path_split",
@@ -81,9 +80,9 @@ def walk(root: Path, order: Callable[[str], Any] | None = natural) -> Iterator[t
         are removed from the list are not walked.
     """
     for path, folders, files in os.walk(root, followlinks=True, onerror=_fail):
-        folders[:] = sorted((name for name in folders if not _skipped(path, name)), key=order)
+        folders[:] = sorted([name for name in folders if not _skipped(path, name)], key=order)
         folder = relative(path + os.sep, str(root))
-        yield folder, folders, sorted((name for name in files if not name.startswith(".")), key=order)
+        yield folder, folders, sorted([name for name in files if name[0] != "."], key=order)
 
 
 def _fail(error: OSError) -> NoReturn:
@@ -102,28 +101,6 @@ def find(root: Path, *names: str) -> Path | None:
     patterns = [depth + glob.escape(name) for name in names for depth in ("", "*/", "*/*/")]
     found = (path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file())
     return next((path for path in found if "/." not in f"/{path.relative_to(root)}"), None)
-
-
-def media_index(root: Path, below: str = "", folders: int = 0) -> dict[str, str]:
-    """Find all media files in a tree, about 200 bytes of memory each.
-
-    Args:
-        root: Where the paths start from.
-        below: Folder of `root` to look in.
-        folders: How many of the folders that a file lies in belong to its name, as in `Faces/image_0001`.
-
-    Returns:
-        For each file name without its extension, the path relative to `root` of the first file of that name.
-    """
-    index: dict[str, str] = {}
-    start = f"{below}/" if below else ""
-    for folder, _, files in walk(root / below, None):
-        place = start + folder
-        prefix = "".join(f"{name}/" for name in place.split("/")[-1 - folders : -1])
-        for name in files:
-            if media_kind(name):
-                index.setdefault(prefix + name.rpartition(".")[0], place + name)
-    return index
 
 
 def seconds(value: Any) -> float | None:
@@ -203,18 +180,17 @@ def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row | str]:
         while True:
             line = reader.line_num + 1
             try:
-                cells = next(reader, None)
+                for cells in reader:
+                    line = reader.line_num + 1
+                    if len(cells) == len(header):
+                        yield dict(zip(header, cells))  # noqa: B905  (they are of one length)
+                    elif cells:
+                        yield "a row with more or fewer cells than the header"
+                return
             except csv.Error as error:
                 if "unexpected end" in str(error):
                     raise InputError(f"{path}: the quote opened in the row of line {line} is never closed") from error
                 yield "a row that is not valid CSV"
-                continue
-            if cells is None:
-                return
-            if len(cells) == len(header):
-                yield dict(zip(header, cells, strict=True))
-            elif cells:
-                yield "a row with more or fewer cells than the header"
 
 
 def _tsv_rows(path: Path) -> Iterator[Row | str]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from embedshard.demo import Tree
 from embedshard.errors import InputError
-from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, media_kind, split_name
+from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, split_name
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import answered, without_placeholders
-from embedshard.sources._read import MISSING_MEDIA, find, media_index, media_root, rows
+from embedshard.sources._media import media_index
+from embedshard.sources._read import MISSING_MEDIA, find, media_root, rows
 
 __all__ = ["ActivityNetQA"]
 
@@ -58,7 +59,8 @@ or only activitynet_qa_*.json            [{"messages": [{"content", "role"}, ...
             raise tree_error(self, root, "found no train_q.json, val_q.json or test_q.json")
         if unanswered := [name for name, (_, answers) in files.items() if not answers and name != "test"]:
             raise tree_error(self, root, f"found {unanswered[0]}_q.json but no {unanswered[0]}_a.json")
-        media = media_index(media_root(root))
+        media = media_index(media_root(root), "video")
+        yield from media.problems
         for split, (questions, answers) in files.items():
             yield from _questions(questions, answers, split, media)
         for path in lists if not files else []:
@@ -145,9 +147,8 @@ def _sample(split: str, fields: Row, media: Mapping[str, str]) -> Sample | LeftO
     path = media.get(f"v_{video}") or media.get(video)
     if not path:
         return LeftOut(raw_id, MISSING_MEDIA)
-    kind = media_kind(path)
-    assert kind
     meta = {"answer": None, **fields}
     if isinstance(number := fields.get("type"), int) and 0 <= number < len(_TYPES):
         meta["type_name"] = _TYPES[number]
-    return Sample(make_key(raw_id), split, Media(video, path, kind), answered(meta["question"], meta["answer"]), meta)
+    caption = answered(meta["question"], meta["answer"])
+    return Sample(make_key(raw_id), split, Media(video, path, "video"), caption, meta)

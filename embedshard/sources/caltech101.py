@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from embedshard.address import member_name
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, split_name
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._read import MISSING_MEDIA, entries, find, media_index
+from embedshard.sources._media import MediaIndex, media_index
+from embedshard.sources._read import MISSING_MEDIA, entries, find
 
 __all__ = ["Caltech101"]
 
@@ -43,7 +45,9 @@ class Caltech101(Source):
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the rows of the split's file in its order, then the pictures that it does not name."""
-        pictures = _pictures(root)
+        index = media_index(root, "image", folders=1) if root.is_dir() else MediaIndex([])
+        yield from index.problems
+        pictures = {name: path for name, path in index.items() if f"/{_PICTURES}/" in f"/{member_name(path)}"} or index
         if not pictures:
             raise tree_error(self, root, f"expected pictures in {_PICTURES}")
         split, named = find(root, _SPLIT), set()
@@ -52,7 +56,7 @@ class Caltech101(Source):
                 named.add(row.media.path)
             yield row
         for path in (path for path in pictures.values() if path not in named):
-            folder, file = f"/{path}".split("/")[-2:]
+            folder, file = f"/{member_name(path)}".split("/")[-2:]
             if folder in _NO_CLASS:
                 yield LeftOut(path, f"in no folder of a class, or in {_NO_CLASS[0]} or {_NO_CLASS[1]}")
             elif split:
@@ -71,12 +75,6 @@ class Caltech101(Source):
         files = ["Faces/image_0274", "crocodile_head/image_0001", "Faces/image_0132", "Motorbikes/image_0001"]
         for file in (*files, "BACKGROUND_Google/image_0001", "Faces_easy/image_0274", "Leopards/image_0001"):
             tree.image(f"caltech-101/{_PICTURES}/{file}.jpg", file)
-
-
-def _pictures(root: Path) -> dict[str, str]:
-    """Give the paths of all pictures by class folder and name without extension."""
-    found = media_index(root, folders=1) if root.is_dir() else {}
-    return {name: path for name, path in found.items() if f"/{_PICTURES}/" in f"/{path}"} or found
 
 
 def _rows(path: Path, pictures: Mapping[str, str]) -> Iterator[Sample | LeftOut]:

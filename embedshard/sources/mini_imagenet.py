@@ -10,7 +10,8 @@ from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._labels import label_lines, split_folders, split_tables
-from embedshard.sources._read import MISSING_MEDIA, media_index, rows, walk
+from embedshard.sources._media import MediaIndex, media_index
+from embedshard.sources._read import MISSING_MEDIA, rows, walk
 
 __all__ = ["MiniImageNet"]
 
@@ -48,7 +49,8 @@ images/n0153282900000005.jpg             and the pictures in any folders
         if not tables and not folders:
             raise tree_error(self, root, "expected folders train, val or test, or csv files of these names")
         names = {wnid: name for wnid, _, name in (line.partition(" ") for line in label_lines(root, _NAMES))}
-        pictures = media_index(root) if tables else {}
+        pictures = media_index(root, "image") if tables else MediaIndex([])
+        yield from pictures.problems
         for split in SPLITS:
             if split in tables:
                 yield from _from_table(tables[split], pictures, split, names)

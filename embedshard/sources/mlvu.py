@@ -12,7 +12,8 @@ from embedshard.demo import Tree
 from embedshard.sample import LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import answered, choice_fields
-from embedshard.sources._read import MISSING_MEDIA, find, rows, seconds, walk
+from embedshard.sources._media import media_index
+from embedshard.sources._read import MISSING_MEDIA, find, rows, seconds
 
 __all__ = ["MLVU", "MLVUOptions"]
 
@@ -63,7 +64,9 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
         table = find(root, f"{options.task}.json")
         if not table:
             raise tree_error(self, root, f"found no {options.task}.json")
-        videos = _videos(root, options.task)
+        videos, in_folders = media_index(root, "video"), media_index(root, "video", folders=1)
+        yield from videos.problems
+        own = (options.task, options.task[2:])
         numbers: Counter[str] = Counter()
         for number, row in enumerate(rows(table)):
             if isinstance(row, str) or not _readable(row):
@@ -71,7 +74,9 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
                 continue
             name = row["video"].rpartition("/")[2]
             video = name.rpartition(".")[0] if media_kind(name) else name
-            yield _sample(f"{video}_{numbers[video]}", Media(video, videos.get(video, ""), "video"), row, options)
+            paths = [in_folders.get(f"{folder}/{video}") for folder in own]
+            path = next(filter(None, paths), videos.get(video, ""))
+            yield _sample(f"{video}_{numbers[video]}", Media(video, path, "video"), row, options)
             numbers[video] += 1
 
     def demo(self, tree: Tree) -> None:
@@ -92,18 +97,6 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
 
 def _row(video: str, kind: str, question: str, answer: str) -> dict[str, Any]:
     return {"video": video, "duration": 2.0, "question": question, "answer": answer, "question_type": kind}
-
-
-def _videos(root: Path, task: str) -> dict[str, str]:
-    """Find all videos by their names; those in a folder of the task go before those elsewhere."""
-    own: dict[str, str] = {}
-    others: dict[str, str] = {}
-    for folder, _, files in walk(root, None):
-        videos = others if {task, task[2:]}.isdisjoint(folder.split("/")) else own
-        for name in files:
-            if media_kind(name) == "video":
-                videos.setdefault(name.rpartition(".")[0], folder + name)
-    return others | own
 
 
 def _readable(row: Mapping[str, Any]) -> bool:

@@ -44,11 +44,13 @@ class MSCOCO2014(Source):
     splits = {way: tuple(files) for way, files in _FILES.items()}
     options = CaptionsOptions
     expects = f"""
-coco_karpathy_train.json     for --split karpathy: [{{"image": "val2014/...jpg", "caption": "..."}}, ...], captions one
-coco_karpathy_val.json       by one or as lists; or {_KARPATHY}, which is Karpathy's own file
-coco_karpathy_test.json
+coco_karpathy_train.json     for --split karpathy: [{{"image": "val2014/...jpg", "caption": "..."}}, ...], or lists of
+coco_karpathy_val.json       captions; {_KARPATHY}, which is Karpathy's own file, in place of all;
+coco_karpathy_test.json      captions_train2014.json (or captions_train.json) in place of train
 captions_train2014.json      for --split official: COCO's own files (or captions_train.json, captions_val.json)
-captions_val2014.json        captions_train2017.json and captions_val2017.json for --split official-2017
+captions_val2014.json
+captions_train2017.json      for --split official-2017
+captions_val2017.json
 train2014/COCO_train2014_000000000009.jpg     or any other folders
 """
 

@@ -26,6 +26,7 @@ MEDIA = Media("v.1", "v.1.mp4", "video", 1.0, 2.0)
         ("a dog.", "a dog.", "a dog."),
         ('he said "hi."', 'he said "hi."', 'he said "hi."'),
         ('he said "hi"', 'he said "hi".', 'he said "hi"?'),
+        ("一只狗", "一只狗。", "一只狗？"),
         ("which of these:", "which of these:", "which of these:"),
         ("a dog?\n", "a dog?", "a dog?"),
         ("一只狗。", "一只狗。", "一只狗。"),

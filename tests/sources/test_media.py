@@ -137,3 +137,27 @@ def test_folders_of_frames(tmp_path, name):
         for folder, count in (("loose", 1), ("v2", 1), ("v3", 2)):
             reader = open_reader(opener.open(index[folder], tmp_path), "frames")
             assert len(dict(reader.read(Sampling("all").choose(reader.timeline)))) == count
+
+
+def test_media_index(tmp_path):
+    touch(tmp_path, "b/a/v.mkv", "b/.hidden/w.mp4", "b/.x.mp4", "b/v.txt", "b/a.b.mp4")
+    assert dict(media_index(tmp_path, "video")) == {"a.b": "b/a.b.mp4", "v": "b/a/v.mkv"}
+    assert media_index(tmp_path, "video", "b") == media_index(tmp_path, "video")
+
+
+def test_media_of_class_folders_have_their_folder_in_their_name(tmp_path):
+    touch(
+        tmp_path, "101/Faces/image_1.jpg", "101/ant/image_1.PNG", "101/ant/image_1.txt", "image_1.jpg", ".b/image_1.jpg"
+    )
+    assert dict(media_index(tmp_path, "image", folders=1)) == {
+        "Faces/image_1": "101/Faces/image_1.jpg",
+        "ant/image_1": "101/ant/image_1.PNG",
+        "image_1": "image_1.jpg",
+    }
+    assert dict(media_index(tmp_path, "image", "101/ant", folders=1)) == {"ant/image_1": "101/ant/image_1.PNG"}
+
+
+def test_a_thumbnail_does_not_hide_its_video(tmp_path):
+    touch(tmp_path, "v.jpg", "v.mp4", "mp4", "w.GIF")
+    assert dict(media_index(tmp_path, "video")) == {"v": "v.mp4", "w": "w.GIF"}
+    assert dict(media_index(tmp_path, "image")) == {"v": "v.jpg"}

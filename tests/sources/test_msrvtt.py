@@ -67,7 +67,7 @@ def test_ways_to_use_captions(raw):
     texts = {way: {s.key: s.caption for s in read("msrvtt", raw, captions=way)[0]} for way in ("first", "each", "join")}
     assert texts["first"]["video0"] == "a man sings"
     assert texts["join"]["video0"] == "a man sings. a man is singing a song."
-    assert texts["join"]["video1"] == "两只狗在跑. two dogs run!"
+    assert texts["join"]["video1"] == "两只狗在跑。 two dogs run!"
     assert texts["join"]["video2"] == 'she says "hello".'
     assert (texts["each"]["video0_0"], texts["each"]["video0_1"]) == ("a man sings", "a man is singing a song.")
 

@@ -14,8 +14,7 @@ from tests.sources.test_conformance import check_description, check_prepare, che
 
 MODULE = '''
 from embedshard.sample import LeftOut, Media, Sample, make_key
-from embedshard.sources import Source, tree_error
-from embedshard.sources._read import MISSING_MEDIA, media_index
+from embedshard.sources import MISSING_MEDIA, Source, media_index, tree_error
 
 
 class Birds(Source):
@@ -32,7 +31,7 @@ NAME.mp4
     def samples(self, root, options):
         if not (root / "birds.txt").is_file():
             raise tree_error(self, root, "expected birds.txt")
-        media = media_index(root)
+        media = media_index(root, "video")
         for line in (root / "birds.txt").read_text(encoding="utf-8").splitlines():
             split, name, caption = line.split(" ", 2)
             if name in media:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedshard.errors import InputError
 from embedshard.sources import _read
-from embedshard.sources._read import entries, find, json_safe, media_index, natural, path_split, relative, rows, seconds
+from embedshard.sources._read import entries, find, json_safe, natural, path_split, relative, rows, seconds
 from tests.sources.rows import touch
 
 VALUES = st.recursive(
@@ -60,24 +60,6 @@ def test_paths():
     assert relative("/rawer/b.mp4", "/raw") == "/rawer/b.mp4"
     assert relative("/b.mp4", "/") == "b.mp4"
     assert [path_split(path) for path in ("a/Val/train/x", "train", "x/y")] == ["val", "", ""]
-
-
-def test_media_index(tmp_path):
-    touch(tmp_path, "b/a/v.mkv", "b/.hidden/w.mp4", "b/.x.mp4", "b/v.txt", "b/a.b.mp4")
-    assert media_index(tmp_path) == {"a.b": "b/a.b.mp4", "v": "b/a/v.mkv"}
-    assert media_index(tmp_path, "b") == media_index(tmp_path)
-
-
-def test_media_of_class_folders_have_their_folder_in_their_name(tmp_path):
-    touch(
-        tmp_path, "101/Faces/image_1.jpg", "101/ant/image_1.PNG", "101/ant/image_1.txt", "image_1.jpg", ".b/image_1.jpg"
-    )
-    assert media_index(tmp_path, folders=1) == {
-        "Faces/image_1": "101/Faces/image_1.jpg",
-        "ant/image_1": "101/ant/image_1.PNG",
-        "image_1": "image_1.jpg",
-    }
-    assert media_index(tmp_path, "101/ant", folders=1) == {"ant/image_1": "101/ant/image_1.PNG"}
 
 
 def test_a_file_is_found_two_folders_deep(tmp_path):
