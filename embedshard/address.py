@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import bisect
+import contextlib
 import glob
 import gzip
 import io
@@ -103,9 +104,10 @@ class AddressOpener:
             EOFError: The file ends before the part does.
             ValueError: The bytes are not coded as the address says.
         """
-        if (plain := root / address).exists():
-            return plain
-        match = _MEMBER.fullmatch(address)
+        plain, match = root / address, _MEMBER.fullmatch(address)
+        with contextlib.suppress(OSError):  # a member's name may be too long for a file
+            if plain.exists():
+                return plain
         if match is None:
             raise FileNotFoundError(f"no file or folder {plain}")
         file, name, offset = root / match["file"], match["name"], int(match["offset"])

@@ -32,6 +32,11 @@ def test_a_path_is_itself(tmp_path):
             opener.open("gone.tar#a:1+2", tmp_path)
 
 
+def test_a_member_may_have_a_longer_name_than_a_file(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"0123")
+    assert read(tmp_path, member_address("a.tar", "狗" * 200, 1, 2)) == [b"12"]
+
+
 def test_parts_of_a_file(tmp_path):
     (tmp_path / "a#1.tar").write_bytes(b"0123456789")
     (tmp_path / "x.zip").write_bytes(b"..." + zlib.compress(DATA[3])[2:-4])

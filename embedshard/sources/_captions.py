@@ -145,4 +145,6 @@ def without_letters(options: Sequence[str]) -> list[str]:
 
 def without_placeholders(text: str) -> str:
     """Take off what stands for the media in a conversation, as `<image>` and `<video>`."""
+    if "<" not in text:
+        return text.strip()
     return _PLACEHOLDER.sub(" ", text).strip()

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from embedshard.address import member_name
 from embedshard.sample import LeftOut, media_kind
 from embedshard.sources._archive import archives, is_archive, members, tar_folders
 from embedshard.sources._read import walk
@@ -19,7 +20,9 @@ __all__ = ["MediaIndex", "frame_folders", "media_index"]
 
 
 class MediaIndex(Mapping[str, str]):
-    """Paths or addresses by name, the first of each name, in 20 bytes of memory each; the texts are on disk.
+    """Paths or addresses by name, in 20 bytes of memory each; the texts are on disk.
+
+    Of several media of one name a GIF and a `.ts` go last, the others by their depth, then in the order they came.
 
     Attributes:
         problems: Archives and members that cannot be read, which a source yields beside its rows.
@@ -48,12 +51,15 @@ class MediaIndex(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         wanted = hash(name)
         at = int(self._hashes.searchsorted(wanted))
+        paths = []
         while at < len(self._hashes) and self._hashes[at] == wanted:
             found, path = self._entry(int(self._order[at]))
             if found == name:
-                return path
+                paths.append(path)
             at += 1
-        raise KeyError(name)
+        if not paths:
+            raise KeyError(name)
+        return paths[0] if len(paths) == 1 else min(paths, key=_worth)
 
     def __iter__(self) -> Iterator[str]:
         entries = map(self._entry, range(len(self._hashes)))
@@ -68,7 +74,13 @@ class MediaIndex(Mapping[str, str]):
         return name, path
 
 
-def media_index(root: Path, kind: Literal["video", "image"], below: str = "", folders: int = 0) -> MediaIndex:
+def _worth(path: str) -> tuple[bool, int]:
+    return member_name(path).lower().endswith((".gif", ".ts")), path.count("/")
+
+
+def media_index(
+    root: Path, kind: Literal["video", "image"], below: str = "", folders: int = 0, inside: str = ""
+) -> MediaIndex:
     """Find all videos or all pictures of a tree: files, and members of its tars and zips.
 
     Args:
@@ -76,16 +88,17 @@ def media_index(root: Path, kind: Literal["video", "image"], below: str = "", fo
         kind: Which; an animated GIF is a video.
         below: Folder of `root` to look in.
         folders: How many of the folders that a file lies in belong to its name, as in `Faces/image_0001`.
+        inside: Name of a folder that media must lie in, at any depth.
 
     Returns:
-        For each name without its extension, the path relative to `root`, or the address, of the first of that name.
+        For each name without its extension, the path relative to `root`, or the address.
     """
 
     def named() -> Iterator[tuple[str, str] | LeftOut]:
         for path, address in _files(root, below):
             if not isinstance(address, str):
                 yield address
-            elif media_kind(path) == kind:
+            elif media_kind(path) == kind and (not inside or f"/{inside}/" in f"/{path}"):
                 *places, name = path.rsplit("/", folders + 1)
                 stem = name.rpartition(".")[0]
                 named_by = places[1:] if len(places) > folders else places
@@ -129,4 +142,7 @@ def _files(root: Path, below: str) -> Iterator[tuple[str, str | LeftOut]]:
                 yield path, path
     for archive in archives(packed):
         for member in members(root / archive, archive):
-            yield (archive, member) if isinstance(member, LeftOut) else member
+            if isinstance(member, LeftOut):
+                yield archive, member
+            elif "/." not in f"/{member[0]}":
+                yield member

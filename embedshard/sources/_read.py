@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
@@ -21,8 +21,10 @@ __all__ = [
     "MISSING_MEDIA",
     "NO_CAPTION",
     "TABLE_EXTENSIONS",
+    "UNREADABLE",
     "entries",
     "find",
+    "find_splits",
     "json_safe",
     "media_root",
     "natural",
@@ -30,12 +32,14 @@ __all__ = [
     "relative",
     "rows",
     "seconds",
+    "seconds_or_none",
     "walk",
     "with_id",
 ]
 
 MISSING_MEDIA = "missing media"
 NO_CAPTION = "no caption"
+UNREADABLE = "an entry without the fields that it should have"
 ANOTHER_MEDIA = "another media file of the same name is used"
 
 Row = Mapping[str, Any]
@@ -98,9 +102,45 @@ def _skipped(path: str, name: str) -> bool:
 
 def find(root: Path, *names: str) -> Path | None:
     """Give the first file that has one of these names, at most two folders deep; the first name goes first."""
-    patterns = [depth + glob.escape(name) for name in names for depth in ("", "*/", "*/*/")]
-    found = (path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file())
-    return next((path for path in found if "/." not in f"/{path.relative_to(root)}"), None)
+    return next((path for name in names for path in _find_all(root, name)), None)
+
+
+def _find_all(root: Path, name: str) -> list[Path]:
+    found = (path for depth in ("", "*/", "*/*/") for path in sorted(root.glob(depth + glob.escape(name))))
+    return [path for path in found if path.is_file() and "/." not in f"/{path.relative_to(root)}"]
+
+
+def find_splits(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Find the file of each split, at most two folders deep; one that lies in `root` itself goes first.
+
+    Args:
+        root: The raw dataset.
+        names: For each split the names that its file may have; the first name goes first.
+
+    Raises:
+        InputError: Several folders have a file of that name, which may be other datasets' or another version.
+    """
+    found: dict[str, Path] = {}
+    for split, spellings in names.items():
+        for name in spellings:
+            paths = _find_all(root, name)
+            if len(paths) > 1 and paths[0].parent != root:
+                raise InputError(
+                    f"{root}: expected one {name}, found {' and '.join(str(path) for path in paths[:3])}\n"
+                    "  Give the folder of this dataset alone as RAW, or take the others out"
+                )
+            if paths:
+                found[split] = paths[0]
+                break
+    return found
+
+
+def seconds_or_none(value: Any) -> float | None:
+    """Read a time as `seconds` does; None for what is no time."""
+    try:
+        return seconds(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def seconds(value: Any) -> float | None:

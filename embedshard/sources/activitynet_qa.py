@@ -20,16 +20,17 @@ __all__ = ["ActivityNetQA"]
 
 _TYPES = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location", "number", "other")
 _UNREADABLE = "an entry without the texts that it should have"
+_NO_ANSWER = "a question without an answer"
 _NO_QUESTION = "an answer without a question, or its second answer"
 
 Row = Mapping[str, Any]
 
 
 class ActivityNetQA(Source):
-    """ActivityNet-QA; the media id is the `video_name`, and `type` and `type_name` tell the kind of question.
+    """ActivityNet-QA; the media id is ActivityNet's, `v_` and the `video_name`, and `type_name` the kind of question.
 
-    A question without an answer, as all of a test split whose answers are hidden, is the caption alone. The list of
-    conversations that fine-tuning takes has no ids, so there a question is numbered within its video.
+    Where the answers of test are hidden, the question alone is the caption. The list of conversations that
+    fine-tuning takes has no ids, so there a question is numbered within its video.
     """
 
     name = "activitynet_qa"
@@ -106,18 +107,23 @@ def _questions(
                 yield answer
             elif waiting.setdefault(answer["question_id"], answer) is not answer:
                 yield LeftOut(answer["question_id"], _NO_QUESTION)
-        yield _sample(split, {**waiting.pop(raw_id, {}), **question}, media)
+        if raw_id in waiting or split == "test":
+            yield _sample(split, {**waiting.pop(raw_id, {}), **question}, media)
+        else:
+            yield LeftOut(raw_id, _NO_ANSWER)
     for rest in chain(waiting.values(), coming):
         yield rest if isinstance(rest, LeftOut) else LeftOut(rest["question_id"], _NO_QUESTION)
 
 
 def _checked(path: Path, names: tuple[str, ...]) -> Iterator[Row | LeftOut]:
-    """Yield the rows of a file in which all of `names` are texts that are not blank."""
+    """Yield the rows of a file in which all of `names` are texts that are not blank; a number is its text."""
     for number, row in enumerate(rows(path)):
         if isinstance(row, str):
             yield LeftOut(f"entry {number} of {path.name}", row)
-        elif all(isinstance(text := row.get(name), str) and text.strip() for name in names):
-            yield row
+            continue
+        texts = {name: str(value) if isinstance(value := row.get(name), int | str) else "" for name in names}
+        if all(map(str.strip, texts.values())):
+            yield {**row, **texts}
         else:
             yield LeftOut(str(row.get("question_id") or f"entry {number} of {path.name}"), _UNREADABLE)
 
@@ -151,4 +157,4 @@ def _sample(split: str, fields: Row, media: Mapping[str, str]) -> Sample | LeftO
     if isinstance(number := fields.get("type"), int) and 0 <= number < len(_TYPES):
         meta["type_name"] = _TYPES[number]
     caption = answered(meta["question"], meta["answer"])
-    return Sample(make_key(raw_id), split, Media(video, path, "video"), caption, meta)
+    return Sample(make_key(raw_id), split, Media(f"v_{video}", path, "video"), caption, meta)

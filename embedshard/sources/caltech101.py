@@ -45,9 +45,9 @@ class Caltech101(Source):
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the rows of the split's file in its order, then the pictures that it does not name."""
-        index = media_index(root, "image", folders=1) if root.is_dir() else MediaIndex([])
-        yield from index.problems
-        pictures = {name: path for name, path in index.items() if f"/{_PICTURES}/" in f"/{member_name(path)}"} or index
+        inside = (media_index(root, "image", folders=1, inside=name) for name in (_PICTURES, "") if root.is_dir())
+        pictures = next(filter(None, inside), MediaIndex([]))
+        yield from pictures.problems
         if not pictures:
             raise tree_error(self, root, f"expected pictures in {_PICTURES}")
         split, named = find(root, _SPLIT), set()

@@ -48,7 +48,8 @@ images/n0153282900000005.jpg             and the pictures in any folders
         tables, folders = split_tables(root, ".csv"), split_folders(root)
         if not tables and not folders:
             raise tree_error(self, root, "expected folders train, val or test, or csv files of these names")
-        names = {wnid: name for wnid, _, name in (line.partition(" ") for line in label_lines(root, _NAMES))}
+        lines = (line.split(None, 1) for line in label_lines(root, _NAMES))
+        names = {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}
         pictures = media_index(root, "image") if tables else MediaIndex([])
         yield from pictures.problems
         for split in SPLITS:
@@ -92,7 +93,8 @@ def _from_folder(root: Path, folder: str, split: str, names: Mapping[str, str]) 
         for name in files:
             if media_kind(name) == "image":
                 path = f"{folder}{below}{name}"
-                yield _sample(below + name, path, split, names) if below else LeftOut(path, "not in a class folder")
+                wnid = below.rstrip("/").rpartition("/")[2]
+                yield _sample(f"{wnid}/{name}", path, split, names) if wnid else LeftOut(path, "not in a class folder")
 
 
 def _sample(raw_id: str, path: str, split: str, names: Mapping[str, str]) -> Sample:

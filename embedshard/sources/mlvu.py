@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
         table = find(root, f"{options.task}.json")
         if not table:
             raise tree_error(self, root, f"found no {options.task}.json")
-        videos, in_folders = media_index(root, "video"), media_index(root, "video", folders=1)
+        videos = media_index(root, "video", folders=1)
         yield from videos.problems
-        own = (options.task, options.task[2:])
+        places = _places(videos, options.task)
         numbers: Counter[str] = Counter()
         for number, row in enumerate(rows(table)):
             if isinstance(row, str) or not _readable(row):
@@ -74,8 +74,7 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
                 continue
             name = row["video"].rpartition("/")[2]
             video = name.rpartition(".")[0] if media_kind(name) else name
-            paths = [in_folders.get(f"{folder}/{video}") for folder in own]
-            path = next(filter(None, paths), videos.get(video, ""))
+            path = next((path for place in places if (path := videos.get(place + video))), "")
             yield _sample(f"{video}_{numbers[video]}", Media(video, path, "video"), row, options)
             numbers[video] += 1
 
@@ -88,7 +87,7 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
         tree.json(f"json/{_SUMMARY}.json", summaries)
         choice = {**_row("217.mp4", "plotQA", "What colour is the kite?", "Red"), "candidates": ["Blue", "Red"]}
         tree.json("json/1_plotQA.json", [choice, {**choice, "answer": "Green"}])
-        scene = _row("AWA-4.mp4", "subPlot", "Please describe how the cat hides.", "It hides in a box.")
+        scene = _row("3.mp4", "subPlot", "Please describe how the cat hides.", "It hides in a box.")
         tree.json("json/8_sub_scene.json", [{**scene, "scoring_points": ["It hides", "in a box"]}])
         for path in ("1_plotQA/217.mp4", f"{_SUMMARY}/217.mp4", f"{_SUMMARY}/AWA-4.mp4", "summary/movie101_30.mkv"):
             tree.video(f"video/{path}", path)
@@ -97,6 +96,14 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
 
 def _row(video: str, kind: str, question: str, answer: str) -> dict[str, Any]:
     return {"video": video, "duration": 2.0, "question": question, "answer": answer, "question_type": kind}
+
+
+def _places(videos: Iterable[str], task: str) -> list[str]:
+    """Give the folders that videos lie in, each with a closing `/`: the task's own, then those of no other task."""
+    others = {name for other in _TASKS if other != task for name in (other, other[2:])}
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in videos)
+    free = [f"{folder}/" if folder else "" for folder in folders if folder not in (*others, task, task[2:])]
+    return [f"{task}/", f"{task[2:]}/", *free]
 
 
 def _readable(row: Mapping[str, Any]) -> bool:

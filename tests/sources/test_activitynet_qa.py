@@ -40,11 +40,11 @@ def test_real_heads(tmp_path):
     touch(tmp_path, "v/v_okC18bPTils.mp4", "v/v__ucD-3rUWWE.webm", "v/more/7X3wPRKuAsU.mkv", "v_FADShG5lyB8.avi")
     samples, left_out = read("activitynet_qa", tmp_path)
     assert [(s.key, s.split, s.media.id, s.media.path) for s in samples] == [
-        ("v_okC18bPTils_3", "train", "okC18bPTils", "v/v_okC18bPTils.mp4"),
-        ("v__ucD-3rUWWE_3", "train", "_ucD-3rUWWE", "v/v__ucD-3rUWWE.webm"),
-        ("v_7X3wPRKuAsU_3", "val", "7X3wPRKuAsU", "v/more/7X3wPRKuAsU.mkv"),
-        ("v_7X3wPRKuAsU_2", "val", "7X3wPRKuAsU", "v/more/7X3wPRKuAsU.mkv"),
-        ("v_FADShG5lyB8_10", "test", "FADShG5lyB8", "v_FADShG5lyB8.avi"),
+        ("v_okC18bPTils_3", "train", "v_okC18bPTils", "v/v_okC18bPTils.mp4"),
+        ("v__ucD-3rUWWE_3", "train", "v__ucD-3rUWWE", "v/v__ucD-3rUWWE.webm"),
+        ("v_7X3wPRKuAsU_3", "val", "v_7X3wPRKuAsU", "v/more/7X3wPRKuAsU.mkv"),
+        ("v_7X3wPRKuAsU_2", "val", "v_7X3wPRKuAsU", "v/more/7X3wPRKuAsU.mkv"),
+        ("v_FADShG5lyB8_10", "test", "v_FADShG5lyB8", "v_FADShG5lyB8.avi"),
     ]
     assert samples[0].caption == "are all the people in the video men? no"
     assert samples[0].meta == {
@@ -67,13 +67,24 @@ def test_answers_are_joined_by_id_in_any_order(tmp_path, order):
     assert not left_out
 
 
-def test_question_without_answer_is_kept(tmp_path):
-    samples, _ = read("activitynet_qa", val(tmp_path, [question("a", 1), question("a", 2)], [answer("a", 2)]))
+def test_question_without_answer_is_kept_in_test_alone(tmp_path):
+    val(tmp_path, [question("a", 1), question("a", 2)], [answer("a", 2)])
+    samples, left_out = read("activitynet_qa", tmp_path)
+    assert [s.caption for s in samples] == ["what is 2? it is 2"]
+    assert left_out == {"v_a_1": "a question without an answer"}
+    for name in ("q", "a"):
+        (tmp_path / f"val_{name}.json").rename(tmp_path / f"test_{name}.json")
+    samples, _ = read("activitynet_qa", tmp_path)
     assert [(s.caption, s.meta["answer"]) for s in samples] == [
         ("what is 1?", None),
         ("what is 2? it is 2", "it is 2"),
     ]
     assert "type" not in samples[0].meta
+
+
+def test_an_answer_that_is_a_number_is_its_text(tmp_path):
+    val(tmp_path, [question("a", 1)], [{**answer("a", 1), "answer": 3}])
+    assert [s.caption for s in read("activitynet_qa", tmp_path)[0]] == ["what is 1? 3"]
 
 
 def test_every_answer_without_a_question_is_counted(tmp_path):
@@ -124,7 +135,7 @@ def test_video_whose_name_only_begins_alike_is_not_taken(tmp_path):
 
 
 def test_webm_needs_its_dot(tmp_path):
-    val(tmp_path, [question("abc", 1), question("b", 1)], [])
+    val(tmp_path, [question("abc", 1), question("b", 1)], [answer("abc", 1), answer("b", 1)])
     touch(tmp_path, "v_abcwebm", "v_b.webm")
     assert [s.media.path for s in read("activitynet_qa", tmp_path)[0]] == ["v_b.webm"]
 
@@ -141,7 +152,7 @@ def test_ids_with_underscore_or_dash_at_their_ends(tmp_path):
     val(tmp_path, [question(name, 1) for name in names], [answer(name, 1) for name in names])
     touch(tmp_path, *(f"v_{name}.mp4" for name in names))
     samples, _ = read("activitynet_qa", tmp_path)
-    assert [s.media.id for s in samples] == names
+    assert [s.media.id for s in samples] == [f"v_{name}" for name in names]
     assert [s.media.path for s in samples] == [f"v_{name}.mp4" for name in names]
 
 
@@ -161,8 +172,8 @@ def test_list_of_conversations(tmp_path):
     touch(tmp_path, "videos/v_a_b.mkv")
     samples, left_out = read("activitynet_qa", tmp_path)
     assert [(s.split, s.media.id, s.caption) for s in samples] == [
-        ("val", "a_b", "who runs? a man"),
-        ("val", "a_b", "who sits? a dog"),
+        ("val", "v_a_b", "who runs? a man"),
+        ("val", "v_a_b", "who sits? a dog"),
     ]
     assert samples[0].meta == {"id": "a_b_0", "video_name": "a_b", "question": "who runs?", "answer": "a man"}
     assert [s.key for s in samples] == ["a_b_0", "a_b_1"]

@@ -161,3 +161,18 @@ def test_a_thumbnail_does_not_hide_its_video(tmp_path):
     touch(tmp_path, "v.jpg", "v.mp4", "mp4", "w.GIF")
     assert dict(media_index(tmp_path, "video")) == {"v": "v.mp4", "w": "w.GIF"}
     assert dict(media_index(tmp_path, "image")) == {"v": "v.jpg"}
+
+
+def test_of_several_videos_of_a_name_the_plainest_is_taken(tmp_path):
+    touch(tmp_path, "audio/v.ts", "previews/v.gif", "videos/all/v.mp4", "videos/all/old/v.mkv")
+    assert media_index(tmp_path, "video")["v"] == "videos/all/v.mp4"
+    write_tar(tmp_path / "a.tar", {"__MACOSX/._w.mp4": b"", "w.mp4": b"", ".x/u.mp4": b""})
+    assert set(media_index(tmp_path, "video")) == {"v", "w"}
+
+
+def test_media_inside_a_folder(tmp_path):
+    touch(tmp_path, "backup/ant/1.jpg", "x/101/ant/1.jpg")
+    write_tar(tmp_path / "a.tar", {"101/bee/1.jpg": b"", "bee/2.jpg": b""})
+    index = media_index(tmp_path, "image", folders=1, inside="101")
+    assert set(index) == {"ant/1", "bee/1"}
+    assert index["ant/1"] == "x/101/ant/1.jpg"

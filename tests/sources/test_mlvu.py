@@ -94,7 +94,12 @@ def test_own_folder_goes_before_those_of_other_tasks(demo):
     paths = {task: read("mlvu", demo, task=task)[0][0].media.path for task in ("1_plotQA", "9_summary")}
     assert paths == {"1_plotQA": "video/1_plotQA/217.mp4", "9_summary": "video/9_summary/217.mp4"}
     (scene,) = read("mlvu", demo, task="8_sub_scene")[0]
-    assert scene.media.path == "video/9_summary/AWA-4.mp4"
+    assert scene.media.path == "video/3.mp4"
+
+
+def test_a_video_of_another_task_is_not_taken_for_one_of_the_same_name(tmp_path):
+    touch(write(tmp_path, row("217.mp4")), "video/1_plotQA/217.mp4", "video/needle/217.mp4")
+    assert read("mlvu", tmp_path) == ([], {"217_0": "missing media"})
 
 
 @pytest.mark.parametrize("path", ["217.mp4", "MLVU/video/9_summary/217.mkv", "video/summary/part1/217.webm"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedshard.errors import InputError
 from embedshard.sources import _read
-from embedshard.sources._read import entries, find, json_safe, natural, path_split, relative, rows, seconds
+from embedshard.sources._read import entries, find, find_splits, json_safe, natural, path_split, relative, rows, seconds
 from tests.sources.rows import touch
 
 VALUES = st.recursive(
@@ -98,6 +98,17 @@ def test_entries_need_the_memory_of_one(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_files_of_the_splits_are_of_one_dataset(tmp_path):
+    names = {"train": ["train.json"], "val": ["val.json", "val_1.json"], "test": ["test.json"]}
+    touch(tmp_path, "a/train.json", "b/val_1.json")
+    assert find_splits(tmp_path, names) == {"train": tmp_path / "a/train.json", "val": tmp_path / "b/val_1.json"}
+    touch(tmp_path, "b/c/train.json")
+    with pytest.raises(InputError, match=r"one train\.json, found .*a/train\.json and .*b/c/train\.json"):
+        find_splits(tmp_path, names)
+    touch(tmp_path, "train.json")
+    assert find_splits(tmp_path, names)["train"] == tmp_path / "train.json"
 
 
 def test_a_damaged_file_is_not_read_to_its_end(tmp_path):
