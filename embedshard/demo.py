@@ -40,6 +40,15 @@ class Tree:
         """Write a JSON file."""
         self.text(path, json.dumps(value, ensure_ascii=False))
 
+    def parquet(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a parquet table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), buffer)
+        write_bytes(self.root / path, buffer.getvalue())
+
     def image(self, path: str, label: str) -> None:
         """Write a picture in the format of the path's extension."""
         write_bytes(self.root / path, image_bytes(label, Path(path).suffix))
@@ -82,6 +91,7 @@ def image_bytes(label: str, extension: str = ".jpg") -> bytes:
 
 def video_bytes(label: str, extension: str = ".mp4", seconds: float = 2.0) -> bytes:
     """Give a video file that shows `label` moving for `seconds`, 10 frames a second."""
+    extension = extension.lower()
     codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(extension, "libx264")
     container_format = {".mkv": "matroska", ".m4v": "mp4"}.get(extension, extension[1:])
     buffer = io.BytesIO()

@@ -26,7 +26,7 @@ DAMAGED_ARCHIVE = "the archive is damaged or cut off (from here on its members a
 SCATTERED_FRAMES = "frames of one folder that do not lie together in the tar (unpack it)"
 OTHER_CODING = "a member that is encrypted or compressed in an unusual way (pack it again, with zip -0)"
 
-_PIECE = re.compile(r"(.*_part)[a-z]{2}", re.DOTALL)
+_PIECE = re.compile(r"(.*_part_?)[a-z]{2}", re.DOTALL)
 _ZIP_HEADER = struct.Struct("<26xHH")
 _CODINGS: dict[int, Coding] = {zipfile.ZIP_STORED: "", zipfile.ZIP_DEFLATED: "deflate"}
 

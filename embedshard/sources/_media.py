@@ -16,7 +16,7 @@ from embedshard.sample import LeftOut, media_kind
 from embedshard.sources._archive import archives, is_archive, members, tar_folders
 from embedshard.sources._read import walk
 
-__all__ = ["MediaIndex", "frame_folders", "media_index"]
+__all__ = ["MediaIndex", "files", "frame_folders", "media_index"]
 
 
 class MediaIndex(Mapping[str, str]):
@@ -49,6 +49,13 @@ class MediaIndex(Mapping[str, str]):
         self._hashes = unsorted[self._order]
 
     def __getitem__(self, name: str) -> str:
+        paths = self.all(name)
+        if not paths:
+            raise KeyError(name)
+        return paths[0] if len(paths) == 1 else min(paths, key=_worth)
+
+    def all(self, name: str) -> list[str]:
+        """Give all media of a name, in the order they came."""
         wanted = hash(name)
         at = int(self._hashes.searchsorted(wanted))
         paths = []
@@ -57,9 +64,7 @@ class MediaIndex(Mapping[str, str]):
             if found == name:
                 paths.append(path)
             at += 1
-        if not paths:
-            raise KeyError(name)
-        return paths[0] if len(paths) == 1 else min(paths, key=_worth)
+        return paths
 
     def __iter__(self) -> Iterator[str]:
         entries = map(self._entry, range(len(self._hashes)))
@@ -95,7 +100,7 @@ def media_index(
     """
 
     def named() -> Iterator[tuple[str, str] | LeftOut]:
-        for path, address in _files(root, below):
+        for path, address in files(root, below):
             if not isinstance(address, str):
                 yield address
             elif media_kind(path) == kind and (not inside or f"/{inside}/" in f"/{path}"):
@@ -129,8 +134,11 @@ def frame_folders(root: Path, below: str = "") -> MediaIndex:
     return MediaIndex(named())
 
 
-def _files(root: Path, below: str) -> Iterator[tuple[str, str | LeftOut]]:
-    """Yield the path of every file, in an archive or not, and its address; or why there is none."""
+def files(root: Path, below: str = "") -> Iterator[tuple[str, str | LeftOut]]:
+    """Yield the path of every file and its address; or why there is none.
+
+    The path of an archive's member is as if the archive were a folder.
+    """
     start = f"{below}/" if below else ""
     packed: list[str] = []
     for folder, _, names in walk(root / below, None):
@@ -144,5 +152,5 @@ def _files(root: Path, below: str) -> Iterator[tuple[str, str | LeftOut]]:
         for member in members(root / archive, archive):
             if isinstance(member, LeftOut):
                 yield archive, member
-            elif "/." not in f"/{member[0]}":
-                yield member
+            elif "/." not in (path := f"{archive}/{member[0]}"):
+                yield path, member[1]

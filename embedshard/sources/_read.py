@@ -25,6 +25,7 @@ __all__ = [
     "entries",
     "find",
     "find_splits",
+    "frame_time",
     "json_safe",
     "media_root",
     "natural",
@@ -141,6 +142,15 @@ def seconds_or_none(value: Any) -> float | None:
         return seconds(value)
     except (TypeError, ValueError):
         return None
+
+
+def frame_time(frame: Any, rate: Any) -> float | None:
+    """Give the seconds at which a frame begins, None where the frame or the rate is no number that can be one."""
+    try:
+        time = float(frame) / float(rate)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return time if 0 <= time < math.inf else None
 
 
 def seconds(value: Any) -> float | None:
@@ -343,7 +353,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | str]:
     try:
         with pq.ParquetFile(path) as file:
             columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
+            for batch in file.iter_batches(batch_size=512, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a parquet file, or a damaged one: {error}") from error

@@ -14,12 +14,11 @@ from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, split_na
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import answered, without_placeholders
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, find, media_root, rows
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, media_root, rows
 
 __all__ = ["ActivityNetQA"]
 
 _TYPES = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location", "number", "other")
-_UNREADABLE = "an entry without the texts that it should have"
 _NO_ANSWER = "a question without an answer"
 _NO_QUESTION = "an answer without a question, or its second answer"
 
@@ -125,7 +124,7 @@ def _checked(path: Path, names: tuple[str, ...]) -> Iterator[Row | LeftOut]:
         if all(map(str.strip, texts.values())):
             yield {**row, **texts}
         else:
-            yield LeftOut(str(row.get("question_id") or f"entry {number} of {path.name}"), _UNREADABLE)
+            yield LeftOut(str(row.get("question_id") or f"entry {number} of {path.name}"), UNREADABLE)
 
 
 def _conversations(path: Path, media: Mapping[str, str]) -> Iterator[Sample | LeftOut]:
@@ -139,7 +138,7 @@ def _conversations(path: Path, media: Mapping[str, str]) -> Iterator[Sample | Le
             texts = {message["role"]: message["content"] for message in row["messages"]}
             question, answer = without_placeholders(texts["user"]), texts["assistant"].strip()
         except (AttributeError, IndexError, KeyError, TypeError):
-            yield LeftOut(f"entry {number} of {path.name}", _UNREADABLE)
+            yield LeftOut(f"entry {number} of {path.name}", UNREADABLE)
             continue
         raw_id = f"{video}_{numbers[video]}"
         numbers[video] += 1

@@ -11,11 +11,9 @@ from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import answered
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, find, rows
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, rows
 
 __all__ = ["EgoTaskQA"]
-
-_UNREADABLE = "an entry without the fields that it should have"
 
 
 class EgoTaskQA(Source):
@@ -54,7 +52,7 @@ qa_videos/<interval>.mp4             in any folders or archives
         for split, path in files.items():
             for number, row in enumerate(rows(path)):
                 if isinstance(row, str) or not _readable(row):
-                    yield LeftOut(f"entry {number} of {path.name}", row if isinstance(row, str) else _UNREADABLE)
+                    yield LeftOut(f"entry {number} of {path.name}", row if isinstance(row, str) else UNREADABLE)
                 else:
                     yield _sample(split, row, media)
         yield from media.problems

@@ -13,11 +13,10 @@ from embedshard.sample import LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import answered, choice_fields
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, find, rows, seconds
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, rows, seconds_or_none
 
 __all__ = ["MLVU", "MLVUOptions"]
 
-_UNREADABLE = "an entry without the texts that it should have"
 _SUMMARY = "9_summary"
 _TASKS = (
     *("1_plotQA", "2_needle", "3_ego", "4_count", "5_order", "6_anomaly_reco", "7_topic_reasoning"),
@@ -70,7 +69,7 @@ video/{_SUMMARY}/217.mp4          or video/summary/217.mp4, or any other folders
         numbers: Counter[str] = Counter()
         for number, row in enumerate(rows(table)):
             if isinstance(row, str) or not _readable(row):
-                yield LeftOut(f"entry {number} of {table.name}", row if isinstance(row, str) else _UNREADABLE)
+                yield LeftOut(f"entry {number} of {table.name}", row if isinstance(row, str) else UNREADABLE)
                 continue
             name = row["video"].rpartition("/")[2]
             video = name.rpartition(".")[0] if media_kind(name) else name
@@ -123,11 +122,4 @@ def _sample(raw_id: str, media: Media, row: Mapping[str, Any], options: MLVUOpti
         meta |= choice_fields(row["question"], candidates, candidates.index(answer))
     alone = (options.task, options.as_) == (_SUMMARY, "caption")
     caption = answer if alone else answered(row["question"], answer)
-    return Sample(make_key(raw_id), "", media._replace(duration=_duration(row)), caption, meta)
-
-
-def _duration(row: Mapping[str, Any]) -> float | None:
-    try:
-        return seconds(row.get("duration"))
-    except (TypeError, ValueError):
-        return None
+    return Sample(make_key(raw_id), "", media._replace(duration=seconds_or_none(row.get("duration"))), caption, meta)

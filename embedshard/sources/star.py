@@ -11,11 +11,10 @@ from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import answered, choice_fields
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, find, rows, seconds
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, rows, seconds
 
 __all__ = ["STAR"]
 
-_UNREADABLE = "an entry without the fields that it should have"
 _NO_CHOICE = "an answer that is none of the choices"
 _NOT_KEPT = frozenset(("choices", "situations", "start", "end"))
 
@@ -55,7 +54,7 @@ Charades_v1_480/YSKX3.mp4 or in any other folders or archives
                 try:
                     yield LeftOut(entry, row) if isinstance(row, str) else _sample(split, row, media)
                 except (AttributeError, KeyError, TypeError, ValueError):
-                    yield LeftOut(entry, _UNREADABLE)
+                    yield LeftOut(entry, UNREADABLE)
         yield from media.problems
 
     def demo(self, tree: Tree) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from embedshard.sample import LeftOut, Media, Sample
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import CaptionsOptions, caption_samples
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, find, rows
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, rows, seconds_or_none
 
 __all__ = ["TextVR"]
 
-_UNREADABLE = "an entry without the fields that it should have"
 
 Fields = Mapping[str, Any]
 
@@ -54,7 +52,7 @@ Videos/Activity/v_aB3dE6gHi0_1.mp4     or other folders or archives, with the la
         for split, table in tables.items():
             for number, row in enumerate(rows(table)):
                 if isinstance(row, str) or not _readable(row):
-                    yield LeftOut(f"entry {number} of {table.name}", row if isinstance(row, str) else _UNREADABLE)
+                    yield LeftOut(f"entry {number} of {table.name}", row if isinstance(row, str) else UNREADABLE)
                 elif found := media.get(_name(row["path"])):
                     yield from _samples(row, split, found, options.captions)
                 else:
@@ -96,7 +94,8 @@ def _name(path: str) -> str:
 def _samples(row: Fields, split: str, path: str, which: str) -> Iterator[Sample | LeftOut]:
     infos = [_mapping(info) for info in row["captions_info"]]
     details = [_mapping(info.get("caption_info")) for info in infos]
-    video = Media(row["path"], path, "video", duration=next(filter(None, map(_duration, details)), None))
+    durations = (seconds_or_none(detail.get("duration")) for detail in details)
+    video = Media(row["path"], path, "video", duration=next(filter(None, durations), None))
     about = {name: value for name, value in _mapping(row.get("videos_info")).items() if name != "split"}
     meta = {**about, "id": row["path"], "desc_ids": [detail.get("desc_id") for detail in details]}
     return caption_samples(row["path"], split, video, [info.get("caption", "") for info in infos], which, meta)
@@ -104,9 +103,3 @@ def _samples(row: Fields, split: str, path: str, which: str) -> Iterator[Sample 
 
 def _mapping(value: Any) -> Fields:
     return value if isinstance(value, dict) else {}
-
-
-def _duration(detail: Fields) -> float | None:
-    """Give the duration where it is told; 0 says that it is not."""
-    value = detail.get("duration")
-    return value if isinstance(value, int | float) and 0 < value < math.inf else None

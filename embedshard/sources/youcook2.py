@@ -13,11 +13,10 @@ from embedshard.sample import LeftOut, Media, Sample, make_key, split_name
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import joined
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION, entries, find, seconds
+from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION, UNREADABLE, entries, find, seconds, seconds_or_none
 
 __all__ = ["YouCook2", "YouCook2Options"]
 
-_UNREADABLE = "an entry without the fields that it should have"
 _NO_WINDOW = "a sentence without a start and an end"
 
 Fields = Mapping[str, Any]
@@ -70,11 +69,11 @@ raw_videos/training/113/-aB3dE6gHi0.mkv  or any other folders or archives
         for name, entry in _database(table).items():
             steps = entry.get("annotations") if isinstance(entry, dict) else None
             if isinstance(steps, list):
-                video = Media(name, media.get(name, ""), "video", duration=_seconds(entry.get("duration")))
+                video = Media(name, media.get(name, ""), "video", duration=seconds_or_none(entry.get("duration")))
                 subset, meta = str(entry.get("subset")), _meta(entry, recipes)
                 yield from of(video, split_name(subset) or subset, steps, meta)
             else:
-                yield LeftOut(name, _UNREADABLE)
+                yield LeftOut(name, UNREADABLE)
         yield from media.problems
 
     def demo(self, tree: Tree) -> None:
@@ -120,13 +119,6 @@ def _meta(entry: Fields, recipes: Mapping[str, str]) -> dict[str, Any]:
     meta = {name: entry[name] for name in ("recipe_type", "video_url") if name in entry}
     recipe = recipes.get(str(meta.get("recipe_type")))
     return {**meta, "recipe": recipe} if recipe else meta
-
-
-def _seconds(value: Any) -> float | None:
-    try:
-        return seconds(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _segments(video: Media, split: str, steps: list[Any], meta: Fields) -> Iterator[Sample | LeftOut]:
