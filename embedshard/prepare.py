@@ -25,10 +25,10 @@ from typing import Any
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
 from embedshard.manifest import ManifestWriter, SourceInfo, open_manifest, writing_manifest
-from embedshard.sample import SPLITS, LeftOut, Sample, make_key
+from embedshard.sample import SPLITS, LeftOut, Sample, make_key, raw_id
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._read import NO_CAPTION, media_root
-from embedshard.split import FROZEN_HEADER, assigner
+from embedshard.split import FROZEN_HEADER, SplitRecipe, read_split_recipe
 from embedshard.store import publish, write_json
 
 __all__ = ["PrepareOptions", "PrepareReport", "SplitCounts", "options_from", "prepare"]
@@ -45,7 +45,6 @@ _NO_SPLIT = (
     "--split RECIPE.yaml with the lines `ratios: {train: 0.9, val: 0.05, test: 0.05}` and `seed: 0`"
 )
 
-Assign = Callable[[str], "str | None"]
 Rows = Callable[[], Iterator[Sample | LeftOut]]
 
 
@@ -134,9 +133,9 @@ def prepare(
     root = Path(os.path.abspath(root))
     if manifest:
         _require_free(root, manifest, options.freeze_split)
-    scheme, assign = _choose_split(source, root, options.split)
+    scheme, recipe = _choose_split(source, root, options.split)
     read = options_from(source, scheme, options.settings)
-    judge = _Judge(assign)
+    judge = _Judge(recipe)
 
     def rows() -> Iterator[Sample | LeftOut]:
         return map(judge, source.samples(root, read))
@@ -148,12 +147,13 @@ def prepare(
         _fill(writer, rows(), tally, freeze, progress)
         if not tally.samples:
             raise tree_error(source, root, f"not one sample; left out: {tally.reasons() or 'nothing, there is no row'}")
-        _require_own_keys(source, rows, tally)
         notes = _leak(rows, tally, options) + (_NO_SPLIT,) * judge.without_split
+        _require_own_keys(source, rows, tally)
         if manifest:
             (manifest.parent / "prepare.json").unlink(missing_ok=True)
     counts = tally.splits()
-    report = tally.report(counts, notes + (() if assign else _compared(source, read, counts)))
+    notes += _unmet(recipe) if recipe else _compared(source, read, counts)
+    report = tally.report(counts, notes)
     if manifest:
         _publish_left_out(manifest.parent / "left_out.jsonl", tally)
         record = {"source": asdict(info), "root": str(root), "split": options.split or scheme, "options": asdict(read)}
@@ -185,6 +185,15 @@ def _compared(source: Source, options: Options, counts: Mapping[str, SplitCounts
                 else f"expected {text} {unit} in the complete dataset as published, found {_listed(found)}"
             )
     return tuple(notes)
+
+
+def _unmet(recipe: SplitRecipe) -> tuple[str, ...]:
+    """Say which media the recipe lists that are in no row."""
+    unmet = recipe.unmet()
+    lost = (
+        f"{len(unmet)} media that the split recipe lists are in no row of the raw dataset: {_first(unmet, len(unmet))}"
+    )
+    return (lost,) if unmet else ()
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -247,15 +256,19 @@ def _describe(source: Source) -> str:
     return f"the options of {source.name}:{''.join(lines)}" if lines else f"{source.name} has no options"
 
 
-def _choose_split(source: Source, root: Path, wanted: str | None) -> tuple[str, Assign | None]:
-    """Give the name of the source's way to split, and what decides in its place."""
+def _choose_split(source: Source, root: Path, wanted: str | None) -> tuple[str, SplitRecipe | None]:
+    """Give the name of the source's way to split, and the recipe that decides in its place."""
     default = next(iter(source.splits), "")
     if wanted is None or wanted in source.splits:
         return wanted or default, None
     if wanted in SPLITS:
-        return default, lambda _: wanted
+        return default, SplitRecipe(lambda _: wanted)
     if Path(wanted).suffix.lower() in (".yaml", ".yml", ".csv"):
-        return default, assigner(Path(wanted), media_root(root))
+        recipe = read_split_recipe(Path(wanted), media_root(root))
+        if recipe.way and recipe.way not in source.splits:
+            known = ", ".join(source.splits)
+            raise InputError(f"{wanted}, key way: expected one of {known} ({source.name}), found {recipe.way!r}")
+        return recipe.way or default, recipe
     known = ", ".join([*source.splits, *SPLITS])
     raise InputError(f"no split {wanted!r}; expected {known}, or the path of a split recipe (.yaml, .csv)")
 
@@ -263,8 +276,8 @@ def _choose_split(source: Source, root: Path, wanted: str | None) -> tuple[str, 
 class _Judge:
     """Puts a sample into its split, or tells why it can be in none."""
 
-    def __init__(self, assign: Assign | None) -> None:
-        self._assign = assign
+    def __init__(self, recipe: SplitRecipe | None) -> None:
+        self._assign = recipe.split if recipe else None
         self.without_split = False
 
     def __call__(self, row: Sample | LeftOut) -> Sample | LeftOut:
@@ -292,8 +305,8 @@ class _Judge:
 
 
 def _raw_id(row: Sample) -> str:
-    """Give the id that the key was made of; where the sample does not hold it, a key in clear or the media's id."""
-    candidates = (str(row.meta.get("id", "")), row.media.id, row.key)
+    """Give the id that the key was made of; the media's where that cannot be told."""
+    candidates = (str(row.meta.get("id", "")), row.media.id, raw_id(row.key) or "")
     return next((raw for raw in candidates if raw and make_key(raw) == row.key), row.media.id)
 
 
@@ -383,7 +396,11 @@ def _require_own_keys(source: Source, rows: Rows, tally: _Tally) -> None:
     if not (hashes := tally.keys.repeated()):
         return
     numbered = ((number, row) for number, row in enumerate(rows()) if isinstance(row, Sample))
-    found = ((row.key, f"row {number} in {row.split}, {row.media.path}") for number, row in numbered if id_hash(row.key) in hashes)
+    found = (
+        (row.key, f"row {number} in {row.split}, {row.media.path}")
+        for number, row in numbered
+        if id_hash(row.key) in hashes
+    )
     if repeated := _conflicts(found):
         raise InputError(
             f"expected a key of its own for every sample of all splits, found {len(hashes)} keys more than once: "

@@ -30,6 +30,7 @@ __all__ = [
     "make_key",
     "media_kind",
     "open_address",
+    "raw_id",
     "split_name",
 ]
 
@@ -56,6 +57,7 @@ _KEY_BYTES = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _OWN_KEY = re.compile(r"(?![xh]--)[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _UNSAFE_BYTE = re.compile(rb"[^A-Za-z0-9_]")
+_ESCAPED_BYTE = re.compile(rb"-([0-9a-f]{2})")
 _ESCAPED, _HASHED = "x--", "h--"
 _MEMBER_ADDRESS = re.compile(
     r"(?P<archive>.+)#(?P<member>[^#]*):(?P<offset>\d+)\+(?P<size>\d+)(?P<base64>~base64)?", re.DOTALL
@@ -134,6 +136,16 @@ def make_key(raw_id: str) -> str:
         return _ESCAPED + escaped
     digest = hashlib.sha256(raw).hexdigest()[:32]
     return f"{_HASHED}{escaped[: _KEY_BYTES - len(_HASHED) - 1 - len(digest)]}-{digest}"
+
+
+def raw_id(key: str) -> str | None:
+    """Give the id that `make_key` made a key of; None for one that is too long to be read back."""
+    if key.startswith(_HASHED):
+        return None
+    if not key.startswith(_ESCAPED):
+        return key
+    escaped = key[len(_ESCAPED) :].encode("ascii")
+    return _ESCAPED_BYTE.sub(lambda m: bytes([int(m[1], 16)]), escaped).decode("utf-8", "surrogatepass")
 
 
 def split_name(raw: str) -> str | None:

@@ -5,6 +5,7 @@ A recipe is a YAML file of ratios or of list files, or the csv that `prepare --f
     ratios: {train: 0.9, val: 0.05, test: 0.05}     lists: {train: train.txt, val: val.txt}
     seed: 0
 
+With `way: NAME` the recipe splits what that way of the source gives, else what its first way gives.
 A list has one media id a line, or is a csv with a column `media_id` or `video_id`, or a JSON list. It lies beside the
 recipe (a path starts from the recipe's folder) or in the raw dataset, at most two folders deep.
 """
@@ -17,21 +18,44 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS
 
-__all__ = ["FROZEN_HEADER", "assigner"]
+__all__ = ["FROZEN_HEADER", "SplitRecipe", "read_split_recipe"]
 
 FROZEN_HEADER = ["media_id", "split"]
 
 Assign = Callable[[str], "str | None"]
 
 
-def assigner(path: Path, root: Path) -> Assign:
+class SplitRecipe:
+    """What decides the split of a media.
+
+    Attributes:
+        way: The way of the source to split whose samples it takes, "" for the first.
+    """
+
+    def __init__(self, assign: Assign, way: str = "", listed: Collection[str] = ()) -> None:
+        """Take the function from media id to split, and the ids where it knows them all."""
+        self.way = way
+        self._assign = assign
+        self._unmet = set(listed)
+
+    def split(self, media_id: str) -> str | None:
+        """Give the split of a media; None where the recipe does not list it."""
+        self._unmet.discard(media_id)
+        return self._assign(media_id)
+
+    def unmet(self) -> list[str]:
+        """Give the media that the recipe lists and `split` was not asked for, in order."""
+        return sorted(self._unmet)
+
+
+def read_split_recipe(path: Path, root: Path) -> SplitRecipe:
     """Read a split recipe.
 
     Ratios hash the seed and the media id, so that a video never lands in two splits, and videos that are added
@@ -41,23 +65,25 @@ def assigner(path: Path, root: Path) -> Assign:
         path: A `.yaml` or `.yml` recipe, or a frozen `.csv`.
         root: The raw dataset, for lists that lie there.
 
-    Returns:
-        A function from media id to split; None for an id that the recipe does not list.
-
     Raises:
         InputError: There is no such file, or it is no recipe; names the key or line.
     """
     if not path.is_file():
         raise InputError(f"no split recipe {path}; expected a .yaml with ratios or lists, or a .csv of --freeze-split")
     if path.suffix.lower() == ".csv":
-        return _read_frozen(path).get
+        listed = _read_frozen(path)
+        return SplitRecipe(listed.get, listed=listed)
     recipe = _read_yaml(path)
-    if set(recipe) not in ({"ratios"}, {"ratios", "seed"}, {"lists"}):
+    way = recipe.pop("way", "")
+    if set(recipe) not in ({"ratios"}, {"ratios", "seed"}, {"lists"}) or not isinstance(way, str):
         found = ", ".join(map(str, recipe))
-        raise InputError(f"{path}: expected the key ratios (with an optional seed) or the key lists, found: {found}")
+        raise InputError(
+            f"{path}: expected the key ratios (and seed) or the key lists, and no other but way, found: {found}"
+        )
     if "ratios" in recipe:
-        return _by_ratio(_ratios(path, recipe["ratios"]), str(recipe.get("seed", 0)))
-    return _read_lists(path, root, _by_split(path, "lists", recipe["lists"])).get
+        return SplitRecipe(_by_ratio(_ratios(path, recipe["ratios"]), str(recipe.get("seed", 0))), way)
+    listed = _read_lists(path, root, _by_split(path, "lists", recipe["lists"]))
+    return SplitRecipe(listed.get, way, listed)
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:

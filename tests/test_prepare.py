@@ -98,7 +98,8 @@ def test_frozen_split_gives_the_same_split_again(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([*ROWS, "b.mp4,again,test", "a.mp4,again,train"], "2 keys more than once: .*row 1 in val, b.mp4 and row 3 in test, b.mp4"),
+        ([*ROWS, "a.mp4,again,train"], "1 keys more than once: .*row 0 in train, a.mp4 and row 3 in train, a.mp4"),
+        ([*ROWS, "b.mp4,again,test", "a.mp4,again,train"], "1 media lie in two splits: b.mp4"),
         (["gone.mp4,x,train"], r"not one sample; left out: missing media 1 \(gone.mp4\)"),
         ([], "there is no row"),
     ],

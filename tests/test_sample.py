@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedshard.errors import InputError
-from embedshard.sample import archive_member, make_key, media_kind, open_address, split_name
+from embedshard.sample import archive_member, make_key, media_kind, open_address, raw_id, split_name
 
 IDS = st.text(min_size=1, max_size=120)
 
@@ -17,6 +17,11 @@ def test_key_is_safe(raw_id):
     key = make_key(raw_id)
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", key)
     assert make_key(raw_id) == key
+
+
+@given(IDS)
+def test_a_key_is_read_back(text):
+    assert raw_id(make_key(text)) in (text, None)
 
 
 @given(st.lists(st.text("aA0_-.|/ x猫h\ud800", min_size=1, max_size=6), unique=True))

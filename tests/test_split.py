@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from embedshard.errors import InputError
-from embedshard.split import assigner
+from embedshard.split import read_split_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "splits").glob("ratio-*.yaml"))
 
 
 def recipe(folder: Path, text: str, name: str = "recipe.yaml"):
     (folder / name).write_text(text, encoding="utf-8")
-    return assigner(folder / name, folder / "raw")
+    return read_split_recipe(folder / name, folder / "raw").split
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_of_the_repository_give_their_shares(path):
     train, val, test = (int(part) for part in path.stem.split("-")[1:])
-    assign = assigner(path, path.parent / "raw")
+    assign = read_split_recipe(path, path.parent / "raw").split
     counts = Counter(assign(f"video{number}") for number in range(20000))
     assert counts["train"] / 200 == pytest.approx(train, abs=1)
     assert counts["val"] / 200 == pytest.approx(val, abs=1)
@@ -112,7 +112,7 @@ def test_what_is_wrong_in_a_frozen_split_is_named(tmp_path, text, message):
 def test_a_frozen_split_that_is_no_utf8_csv(tmp_path, data):
     (tmp_path / "frozen.csv").write_bytes(data)
     with pytest.raises(InputError, match=r"frozen\.csv, line \d or below: expected a csv in UTF-8"):
-        assigner(tmp_path / "frozen.csv", tmp_path)
+        read_split_recipe(tmp_path / "frozen.csv", tmp_path)
 
 
 def test_a_list_that_is_not_utf8(tmp_path):
@@ -123,4 +123,12 @@ def test_a_list_that_is_not_utf8(tmp_path):
 
 def test_no_recipe(tmp_path):
     with pytest.raises(InputError, match="no split recipe"):
-        assigner(tmp_path / "gone.yaml", tmp_path)
+        read_split_recipe(tmp_path / "gone.yaml", tmp_path)
+
+
+def test_what_is_listed_and_never_met_is_told(tmp_path):
+    (tmp_path / "a.txt").write_text("v1\nv2\nv3\n")
+    (tmp_path / "r.yaml").write_text("way: official\nlists: {train: a.txt}")
+    found = read_split_recipe(tmp_path / "r.yaml", tmp_path)
+    assert (found.way, found.split("v2"), found.split("v9")) == ("official", "train", None)
+    assert found.unmet() == ["v1", "v3"]

@@ -69,8 +69,16 @@ def read_recipe(path: Path, overrides: Mapping[str, str], commands: Mapping[str,
     if missing := [f"{name}:" for name, place in needed if place.get(name, _NOTHING).value is None]:
         raise InputError(f"{path}: missing {', '.join(missing)} (source and raw belong into the section prepare)")
     out, source, raw = (_text(value) for value in (top["out"], prepare.pop("source"), prepare.pop("raw")))
+    if (split := prepare.get("split", _NOTHING)).value:
+        prepare["split"] = _Value(_near(path, str(split.value)), split.where)
     arguments = {name: _arguments(command, sections[name], name, path) for name, command in commands.items()}
     return Recipe(Path(out), source, Path(raw), arguments)
+
+
+def _near(recipe: Path, split: str) -> str:
+    """Give a split recipe's path as it is seen from here, from the recipe's folder or from the one above."""
+    places = (Path(), recipe.parent, recipe.parent.parent)
+    return next((str(place / split) for place in places if (place / split).is_file()), split)
 
 
 def _parse(path: Path, commands: Mapping[str, click.Command]) -> tuple[_Section, dict[str, _Section]]:

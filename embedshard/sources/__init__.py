@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,9 +140,10 @@ def tree_error(source: Source, root: Path, missing: str) -> InputError:
 
 
 def all_sources() -> dict[str, Source]:
-    """Find every source, those of this folder and those that installed packages add, by name."""
+    """Find every source by name: those of this folder, whose names are their modules', and those of other packages."""
     sources: dict[str, Source] = {}
-    for module in (*_own_modules(), *_plugged_modules()):
+    own = (importlib.import_module(f"{__name__}.{name}") for name in _own_names())
+    for module in (*own, *_plugged_modules()):
         for source in _sources_in(module):
             sources[source.name] = source
     return dict(sorted(sources.items()))
@@ -153,23 +155,26 @@ def get_source(name: str) -> Source:
     Raises:
         InputError: There is none.
     """
+    if name in _own_names():
+        return next(_sources_in(importlib.import_module(f"{__name__}.{name}")))
     sources = all_sources()
     if name not in sources:
-        close = difflib.get_close_matches(name, sources, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(sources)}"
+        close = difflib.get_close_matches(name, sources, n=3)
+        hint = f"did you mean {' or '.join(sorted(close))}?" if close else f"expected one of: {', '.join(sources)}"
         raise InputError(f"no source {name!r}; {hint}\n  See: embedshard sources")
     return sources[name]
 
 
-def _own_modules() -> Iterator[ModuleType]:
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            yield importlib.import_module(f"{__name__}.{module.name}")
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
 
 
 def _plugged_modules() -> Iterator[ModuleType]:
     for entry in entry_points(group="embedshard.sources"):
-        yield entry.load()
+        try:
+            yield entry.load()
+        except Exception as error:  # another package's fault must not take the other sources down
+            warnings.warn(f"the source {entry.name} cannot be loaded from {entry.value}: {error!r}", stacklevel=2)
 
 
 def _sources_in(module: ModuleType) -> Iterator[Source]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from embedshard.errors import InputError
 from embedshard.sample import split_name
 
 __all__ = ["label_lines", "split_folders", "split_tables"]
@@ -17,22 +18,28 @@ def label_lines(root: Path, name: str) -> list[str]:
 
 
 def split_tables(root: Path, *extensions: str) -> dict[str, Path]:
-    """Give the table of each split, such as `train.csv`, all from the first place that has any.
+    """Give the table of each split, such as `train.csv`.
 
     Args:
         root: The raw dataset.
         extensions: What the names of tables end in; the first one goes first.
+
+    Raises:
+        InputError: A split has several tables, as those of two authors.
     """
-    for place in _places(root):
-        tables: dict[str, Path] = {}
-        names = sorted(os.listdir(root / place))
-        for extension in extensions:
-            for name in names:
-                if name.endswith(extension) and (split := split_name(name.removesuffix(extension))):
-                    tables.setdefault(split, root / place / name)
-        if tables:
-            return tables
-    return {}
+    tables: dict[str, Path] = {}
+    for extension in extensions:
+        found: dict[str, Path] = {}
+        for place in _places(root):
+            for name in sorted(os.listdir(root / place)):
+                split = split_name(name.removesuffix(extension)) if name.endswith(extension) else None
+                if split and found.setdefault(split, root / place / name) != root / place / name:
+                    raise InputError(
+                        f"{root}: expected one table of {split}, found {found[split]} and {root / place / name}\n"
+                        "  Take those that are not to be used out of RAW"
+                    )
+        tables = found | tables
+    return tables
 
 
 def split_folders(root: Path) -> dict[str, list[str]]:

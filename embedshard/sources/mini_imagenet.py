@@ -48,6 +48,9 @@ images/n0153282900000005.jpg             and the pictures in any folders
         tables, folders = split_tables(root, ".csv"), split_folders(root)
         if not tables and not folders:
             raise tree_error(self, root, "expected folders train, val or test, or csv files of these names")
+        if len({path.parent for path in tables.values()}) > 1:
+            found = " and ".join(map(str, tables.values()))
+            raise InputError(f"{root}: expected all csv files in one folder, for splits of one author; found {found}")
         lines = (line.split(None, 1) for line in label_lines(root, _NAMES))
         names = {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}
         pictures = media_index(root, "image") if tables else MediaIndex([])

@@ -92,7 +92,7 @@ def test_a_moved_raw_tree_is_found_by_media_root(tmp_path, raw, tiny_model):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("prepare", "kinetics", "x", "y"), "did you mean kinetics700?"),
+        (("prepare", "kinetics", "x", "y"), "did you mean kinetics700 or kinetics710?"),
         (("prepare", "kinetics700", "nowhere", "y"), "nothing of that name"),
         (("prepare", "folder", "raw", "y", "--option", "caption"), "expected --option NAME=VALUE"),
         (("prepare", "folder", "raw", "--dry-run", "--as", "qa"), "folder has no option 'as'"),

@@ -42,15 +42,16 @@ def test_real_csv_of_vinyals(tmp_path):
     assert set(left_out.values()) == {"missing media"}
 
 
-def test_csv_files_are_read_from_one_folder_only(tmp_path):
-    for folder, row in {
-        "Ravi/train": "filename,label\na.jpg,n1\n",
-        "Vinyals/val": "filename,class\nb.jpg,n2\n",
-    }.items():
-        touch(tmp_path, f"{folder}.csv")
-        (tmp_path / f"{folder}.csv").write_text(row)
+def test_splits_of_two_authors_are_not_mixed(tmp_path):
     touch(tmp_path, "images/a.jpg", "images/b.jpg")
-    assert [s.media.path for s in read("mini_imagenet", tmp_path)[0]] == ["images/a.jpg"]
+    for name, row in {"Ravi/train": "filename,label\na.jpg,n1\n", "Vinyals/val": "filename,class\nb.jpg,n2\n"}.items():
+        touch(tmp_path, f"{name}.csv")
+        (tmp_path / f"{name}.csv").write_text(row)
+    with pytest.raises(InputError, match=r"in one folder.*Ravi/train\.csv and .*Vinyals/val\.csv"):
+        read("mini_imagenet", tmp_path)
+    (tmp_path / "Vinyals/val.csv").rename(tmp_path / "Vinyals/train.csv")
+    with pytest.raises(InputError, match=r"one table of train, found .*Ravi/train\.csv and .*Vinyals/train\.csv"):
+        read("mini_imagenet", tmp_path)
 
 
 @pytest.mark.parametrize("top", ["", "mini-imagenet/"])
