@@ -6,13 +6,10 @@ counts always add up to the rows of the raw dataset.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from embedshard.address import member_name
 from embedshard.errors import InputError
@@ -25,11 +22,9 @@ __all__ = [
     "LeftOut",
     "Media",
     "Sample",
-    "archive_member",
     "is_key",
     "make_key",
     "media_kind",
-    "open_address",
     "raw_id",
     "split_name",
 ]
@@ -59,11 +54,6 @@ _OWN_KEY = re.compile(r"(?![xh]--)[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _UNSAFE_BYTE = re.compile(rb"[^A-Za-z0-9_]")
 _ESCAPED_BYTE = re.compile(rb"-([0-9a-f]{2})")
 _ESCAPED, _HASHED = "x--", "h--"
-_MEMBER_ADDRESS = re.compile(
-    r"(?P<archive>.+)#(?P<member>[^#]*):(?P<offset>\d+)\+(?P<size>\d+)(?P<base64>~base64)?", re.DOTALL
-)
-
-
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -72,7 +62,7 @@ class Media(NamedTuple):
 
     Attributes:
         id: The dataset's own id of the media; splits by ratio hash it, so all windows of a video share it.
-        path: Path (relative to the raw root, or absolute), or the address that `archive_member` makes.
+        path: Path (relative to the raw root, or absolute), or an address as `address.member_address` makes.
         kind: How it is decoded.
         start: Start of the window in seconds, None for the beginning.
         end: End of the window in seconds (not included), None for the end of the media.
@@ -160,35 +150,3 @@ def media_kind(path: str) -> Kind | None:
     if extension in VIDEO_EXTENSIONS:
         return "video"
     return "image" if extension in IMAGE_EXTENSIONS else None
-
-
-def archive_member(archive: str, member: str, offset: int, size: int, in_base64: bool = False) -> str:
-    """Give the media address of `size` bytes at `offset` of an uncompressed archive, or of a table that has base64."""
-    return f"{archive}#{member.replace('#', '_')}:{offset}+{size}{'~base64' * in_base64}"
-
-
-def open_address(path: str, root: Path) -> Path | BinaryIO:
-    """Turn the `path` of a `Media` into what a decoder opens.
-
-    Args:
-        path: A path, or an address made by `archive_member`.
-        root: Folder that a relative path starts from.
-
-    Returns:
-        The path of the file or folder; for a member of an archive, its bytes as a file in memory.
-
-    Raises:
-        FileNotFoundError: There is no such file, folder or archive.
-        EOFError: The archive ends before the member does.
-        ValueError: The member is not the base64 that its address says.
-    """
-    if (plain := root / path).exists():
-        return plain
-    if match := _MEMBER_ADDRESS.fullmatch(path):
-        with (root / match["archive"]).open("rb") as archive:
-            archive.seek(int(match["offset"]))
-            data = archive.read(int(match["size"]))
-        if len(data) < int(match["size"]):
-            raise EOFError(f"{match['archive']} ends inside its member {match['member']}")
-        return io.BytesIO(base64.b64decode(data, validate=True) if match["base64"] else data)
-    raise FileNotFoundError(f"no file or folder {plain}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedshard.errors import InputError
-from embedshard.sample import archive_member, make_key, media_kind, open_address, raw_id, split_name
+from embedshard.sample import make_key, media_kind, raw_id, split_name
 
 IDS = st.text(min_size=1, max_size=120)
 
@@ -74,17 +74,3 @@ def test_split_and_kind_of_usual_names():
         None,
         None,
     ]
-
-
-def test_member_of_an_archive_opens(tmp_path):
-    (tmp_path / "a#1.tar").write_bytes(b"0123456789")
-    opened = open_address(archive_member("a#1.tar", "d/b#c.mp4", 3, 4), tmp_path)
-    assert opened.read() == b"3456"
-    (tmp_path / "imgs.tsv").write_text("7\taGVsbG8=\n8\t!\n")
-    assert open_address(archive_member("imgs.tsv", "7", 2, 8, in_base64=True), tmp_path).read() == b"hello"
-    with pytest.raises(ValueError, match="base64"):
-        open_address(archive_member("imgs.tsv", "8", 13, 1, in_base64=True), tmp_path)
-    with pytest.raises(EOFError, match="ends inside"):
-        open_address(archive_member("a#1.tar", "b.mp4", 8, 4), tmp_path)
-    with pytest.raises(FileNotFoundError):
-        open_address("gone.mp4", tmp_path)

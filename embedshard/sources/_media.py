@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,10 +49,17 @@ class MediaIndex(Mapping[str, str]):
         self._hashes = unsorted[self._order]
 
     def __getitem__(self, name: str) -> str:
-        paths = self.all(name)
-        if not paths:
+        path: str | None = self.get(name)
+        if path is None:
             raise KeyError(name)
-        return paths[0] if len(paths) == 1 else min(paths, key=_worth)
+        return path
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Give the path of a name, `default` where there is none."""
+        paths = self.all(name)
+        if len(paths) > 1:
+            return min(paths, key=_worth)
+        return paths[0] if paths else default
 
     def all(self, name: str) -> list[str]:
         """Give all media of a name, in the order they came."""

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from embedshard.address import Coding, member_address
 from embedshard.demo import Tree, image_bytes, video_bytes
-from embedshard.sample import SPLITS, LeftOut, Media, Sample, archive_member, make_key, media_kind
+from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
+from embedshard.sources._archive import TarMember, read_tar, tar_coding
 from embedshard.sources._read import (
     ANOTHER_MEDIA,
     MISSING_MEDIA,
@@ -31,7 +33,8 @@ from embedshard.sources._read import (
 __all__ = ["WebDataset", "WebDatasetOptions"]
 
 _CAPTIONS = ("txt", "cap")
-_NOT_PLAIN = "not an uncompressed tar (decompress it first: gzip -d, zstd -d)"
+_TEXTS = (".txt", ".cap", ".json", ".TXT", ".JSON")
+_NOT_PLAIN = "neither a tar nor a tar.gz (decompress it first: zstd -d, xz -d)"
 _EMPTY = "an empty file (write or download it again)"
 _DAMAGED = "the tar is damaged or cut off from here on"
 
@@ -43,14 +46,16 @@ class WebDatasetOptions(Options):
     tar_in_key: bool = option(False, "put the tar's path before every key, for tars that repeat each other's keys")
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Place(NamedTuple):
+    tar: str
+    coding: Coding
+    split: str
+
+
+class _Member(NamedTuple):
     stem: str
     extension: str
-    name: str
-    offset: int
-    size: int
-    data: bytes | None
+    file: TarMember
 
 
 class WebDataset(Source):
@@ -67,7 +72,7 @@ class WebDataset(Source):
     splits = {"given": SPLITS}
     options = WebDatasetOptions
     expects = """
-00000.tar, 00001.tar, ...    in any folders (one named train, val or test is the split), or one tar,
+00000.tar, 00001.tar.gz, ... in any folders (one named train, val or test is the split), or one tar,
                              or a pattern such as '/data/{00000..00012}.tar'
     NAME.mp4                 a video, GIF or picture
     NAME.txt                 its caption, UTF-8 (or NAME.cap, or "caption" of NAME.json)
@@ -89,7 +94,8 @@ class WebDataset(Source):
                 if stem is None:
                     yield LeftOut(address, _DAMAGED)
                 else:
-                    yield from _rows(prefix + stem, [m for m in members if m], address, split)
+                    at = _Place(address, tar_coding(path), split)
+                    yield from _rows(prefix + stem, [m for m in members if m], at)
 
     def demo(self, tree: Tree) -> None:
         """Lay out tars of both tools, and samples that were not downloaded."""
@@ -138,9 +144,9 @@ def _demo_sample(key: str, caption: str) -> dict[str, bytes]:
 
 
 def _problem(path: Path) -> str:
-    """Tell why a file cannot be read as a tar, "" where it can."""
+    """Tell why a file is not read as a tar, "" where it is."""
     try:
-        tarfile.open(path, "r:").close()
+        tarfile.open(path, "r:gz" if tar_coding(path) else "r:").close()
     except (tarfile.TarError, OSError):
         return _NOT_PLAIN if path.stat().st_size else _EMPTY
     return ""
@@ -148,31 +154,19 @@ def _problem(path: Path) -> str:
 
 def _members(path: Path) -> Iterator[_Member | None]:
     """Yield all files of a tar in order without reading the media, then None where it is damaged."""
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        try:
-            while info := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]
-                folder, _, name = info.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if not info.isreg() or not stem:
-                    continue
-                data = None
-                if extension.lower() in (*_CAPTIONS, "json"):
-                    file.seek(info.offset_data)
-                    data = file.read(info.size)
-                stem = f"{folder}/{stem}" if folder else stem
-                yield _Member(stem, extension.lower(), info.name, info.offset_data, info.size, data)
-        except tarfile.TarError:
-            yield None
-            return
-        file.seek(tar.offset)  # tarfile stops without a word at a header that it cannot read
-        if file.read(512).strip(b"\0"):
-            yield None
+    try:
+        for member in read_tar(path, _TEXTS):
+            folder, _, name = member.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            if stem:
+                yield _Member(f"{folder}/{stem}" if folder else stem, extension.lower(), member)
+    except (tarfile.TarError, EOFError, OSError, ValueError):
+        yield None
 
 
-def _rows(raw_id: str, members: list[_Member], address: str, split: str) -> Iterator[Sample | LeftOut]:
-    texts = {member.extension: member.data for member in members if member.data is not None}
-    media = [(kind, member) for member in members if (kind := media_kind(member.name))]
+def _rows(raw_id: str, members: list[_Member], at: _Place) -> Iterator[Sample | LeftOut]:
+    texts = {member.extension: member.file.content for member in members if member.extension in (*_CAPTIONS, "json")}
+    media = [(kind, member.file) for member in members if (kind := media_kind(member.file.name))]
     media.sort(key=lambda found: found[0], reverse=True)  # a video before its thumbnail
     try:
         caption, meta = _caption_and_meta(texts)
@@ -186,9 +180,9 @@ def _rows(raw_id: str, members: list[_Member], address: str, split: str) -> Iter
         yield LeftOut(raw_id, MISSING_MEDIA)
         return
     kind, member = media[0]
-    path = archive_member(address, member.name, member.offset, member.size)
+    path = member_address(at.tar, member.name, member.offset, member.size, at.coding)
     one = Media(str(meta.get("url") or raw_id), path, kind)
-    yield Sample(make_key(raw_id), split, one, caption, with_id(meta, raw_id))
+    yield Sample(make_key(raw_id), at.split, one, caption, with_id(meta, raw_id))
     yield from (LeftOut(extra.name, ANOTHER_MEDIA) for _, extra in media[1:])
 
 

@@ -11,14 +11,14 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from embedshard.address import AddressOpener, member_address
 from embedshard.demo import Tree, video_bytes
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
-from embedshard.sources._archive import DAMAGED_ARCHIVE, archives, members
+from embedshard.sources._archive import DAMAGED_ARCHIVE, archives, members, read_tar
 from embedshard.sources._media import media_index
 from embedshard.sources._read import (
     ANOTHER_MEDIA,
@@ -39,7 +39,6 @@ _PROMPTS = "filtered_train.json"
 _NO_JSON = "a video without its json"
 _NOT_OBJECT = "a json that holds no JSON object"
 _ISO_TIME = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?")
-_BLOCK = tarfile.BLOCKSIZE
 
 _File = tuple[str, str, bytes]
 """Name, address, and the content of a json."""
@@ -263,35 +262,8 @@ def _archived(address: str, base: Path) -> Iterator[_File | LeftOut]:
 
 
 def _in_tar(path: Path, address: str) -> Iterator[_File | LeftOut]:
-    """Yield the files of a plain tar; tarfile reads only those headers that are not of the usual form, being slow."""
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            tar.offset, end = 0, path.stat().st_size
-            while (header := _bytes_at(file, tar.offset, _BLOCK)).strip(b"\0"):
-                start, (name, size) = tar.offset + _BLOCK, _usual(header)
-                if name:
-                    tar.offset = start + -(-size // _BLOCK) * _BLOCK
-                else:
-                    file.seek(tar.offset)
-                    info = tarfile.TarInfo.fromtarfile(tar)
-                    name, start, size = info.name * info.isreg(), info.offset_data, info.size
-                if start + size > end:
-                    raise tarfile.ReadError("the end is missing")
-                if name:
-                    content = _bytes_at(file, start, size) if name.endswith(".json") else b""
-                    yield name, member_address(address, name, start, size), content
+        for name, _, offset, size, content in read_tar(path, (".json",)):
+            yield name, member_address(address, name, offset, size), content
     except (tarfile.TarError, OSError, ValueError):
         yield LeftOut(address, DAMAGED_ARCHIVE)
-
-
-def _bytes_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
-
-
-def _usual(header: bytes) -> tuple[str, int]:
-    """Give the name and size of a file with a short name, "" for all that tarfile is to read."""
-    is_file = len(header) == _BLOCK and header[156] in b"0\0" and header[124] < 128 and not header[345]
-    if not is_file or sum(header) - sum(header[148:156]) + 256 != int(header[148:156].partition(b"\0")[0] or b"0", 8):
-        return "", 0
-    return header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), int(header[124:136].strip(b" \0"), 8)

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedshard.address import AddressOpener
+from embedshard.address import AddressOpener, member_address
 from embedshard.demo import Tree, video_bytes
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Opened, decode, decoded
 from embedshard.frames import Sampling
-from embedshard.sample import archive_member
 
 SMALL = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
 OPENER = AddressOpener()
@@ -71,12 +70,12 @@ def test_what_cannot_be_read_fails_with_a_reason(raw, media, kind, reason):
 def test_a_member_of_a_tar_is_media_like_any_other(raw):
     data = video_bytes("a")
     (raw / "x.tar").write_bytes(b"\0" * 512 + data + b"\0" * 100)
-    inside = decode(job(raw, archive_member("x.tar", "a.mp4", 512, len(data))), OPTIONS, OPENER)
+    inside = decode(job(raw, member_address("x.tar", "a.mp4", 512, len(data))), OPTIONS, OPENER)
     outside = decode(job(raw, "a.mp4"), OPTIONS, OPENER)
     assert all(
         np.array_equal(i.pixels, o.pixels) for i, o in zip(inside, outside, strict=True) if isinstance(i, Frames)
     )
-    *_, cut = decode(job(raw, archive_member("x.tar", "a.mp4", 512, 10**6)), OPTIONS, OPENER)
+    *_, cut = decode(job(raw, member_address("x.tar", "a.mp4", 512, 10**6)), OPTIONS, OPENER)
     assert cut == Failed("x.tar ends inside its member a.mp4")
 
 

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import gzip
 import json
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from embedshard.address import AddressOpener
 from embedshard.demo import Tree
 from embedshard.errors import InputError
-from embedshard.sample import open_address
 from tests.sources.rows import read
 
 
@@ -17,7 +18,7 @@ def pair(key: str, data: bytes = b"media", extension: str = "mp4") -> dict[str, 
 
 
 def media_bytes(sample, root: Path) -> bytes:
-    opened = open_address(sample.media.path, root)
+    opened = AddressOpener().open(sample.media.path, root)
     assert not isinstance(opened, Path)
     return opened.read()
 
@@ -32,6 +33,18 @@ def test_media_bytes_are_found_again(tmp_path):
         (b"3", "image"),
     ]
     assert {s.split for s in samples} == {"val"}
+    assert not left_out
+
+
+def test_a_compressed_tar_is_read_where_it_lies(tmp_path):
+    Tree(tmp_path).tar("0.tar", {**pair("a", b"1" * 1000), **pair("b", b"2")})
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    (tmp_path / "0.tar").unlink()
+    samples, left_out = read("webdataset", tmp_path)
+    assert [(s.caption, media_bytes(s, tmp_path)[:1]) for s in samples] == [
+        ("caption of a", b"1"),
+        ("caption of b", b"2"),
+    ]
     assert not left_out
 
 
