@@ -300,7 +300,7 @@ class _Judge:
             reason = f"unknown split {split!r} (expected train, val or test)"
         else:
             self.without_split |= not (self._assign or row.split)
-            return row if split == row.split else row._replace(split=split)
+            return row if split == row.split else Sample(row.key, split, row.media, row.caption, row.meta)
         return LeftOut(_raw_id(row), reason)
 
 

@@ -19,8 +19,11 @@ from embedshard.sources._read import walk
 __all__ = ["MediaIndex", "files", "frame_folders", "media_index"]
 
 
+_HASH = 2**64 - 1
+
+
 class MediaIndex(Mapping[str, str]):
-    """Paths or addresses by name, in 20 bytes of memory each; the texts are on disk.
+    """Paths or addresses by name, in 28 bytes of memory each; the texts are on disk.
 
     Of several media of one name a GIF and a `.ts` go last, the others by their depth, then in the order they came.
 
@@ -31,7 +34,7 @@ class MediaIndex(Mapping[str, str]):
     def __init__(self, found: Iterable[tuple[str, str] | LeftOut]) -> None:
         """Take names and paths."""
         self.problems: list[LeftOut] = []
-        hashes, starts = array("q"), array("Q", [0])
+        hashes, starts = array("Q"), array("Q", [0])
         with tempfile.TemporaryFile() as file:
             for item in found:
                 if isinstance(item, LeftOut):
@@ -39,14 +42,20 @@ class MediaIndex(Mapping[str, str]):
                     continue
                 text = "\0".join(item).encode("utf-8", "surrogateescape")
                 file.write(text)
-                hashes.append(hash(item[0]))
+                hashes.append(hash(item[0]) & _HASH)
                 starts.append(starts[-1] + len(text))
             file.flush()
             self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if hashes else b""
-        unsorted = np.array(hashes, np.int64)
+        unsorted = np.array(hashes, np.uint64)
+        order = np.argsort(unsorted, kind="stable").astype(np.uint32)
+        ordered = unsorted[order]
+        bits = max(1, len(hashes).bit_length() - 1)
+        self._shift = 64 - bits
+        edges = np.searchsorted(ordered, np.arange(1 << bits, dtype=np.uint64) << np.uint64(self._shift))
+        self._buckets = array("I", edges.astype(np.uint32).tobytes())
+        self._buckets.append(len(hashes))
+        self._hashes, self._order = array("Q", ordered.tobytes()), array("I", order.tobytes())
         self._starts = starts
-        self._order = np.argsort(unsorted, kind="stable").astype(np.uint32)
-        self._hashes = unsorted[self._order]
 
     def __getitem__(self, name: str) -> str:
         path: str | None = self.get(name)
@@ -63,14 +72,14 @@ class MediaIndex(Mapping[str, str]):
 
     def all(self, name: str) -> list[str]:
         """Give all media of a name, in the order they came."""
-        wanted = hash(name)
-        at = int(self._hashes.searchsorted(wanted))
+        wanted = hash(name) & _HASH
+        bucket = wanted >> self._shift
         paths = []
-        while at < len(self._hashes) and self._hashes[at] == wanted:
-            found, path = self._entry(int(self._order[at]))
-            if found == name:
-                paths.append(path)
-            at += 1
+        for at in range(self._buckets[bucket], self._buckets[bucket + 1]):
+            if self._hashes[at] == wanted:
+                found, path = self._entry(self._order[at])
+                if found == name:
+                    paths.append(path)
         return paths
 
     def __iter__(self) -> Iterator[str]:
