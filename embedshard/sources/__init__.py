@@ -135,7 +135,8 @@ def tree_error(source: Source, root: Path, missing: str) -> InputError:
     expected = "\n".join(f"    {line}" for line in source.expects.strip("\n").splitlines())
     return InputError(
         f"{source.name}: {missing}\n  expected in {root}:\n{expected}\n  found:\n{found}\n"
-        f"  See also: embedshard sources show {source.name}"
+        f"  Annotations are looked for in at most two folders below one another. "
+        f"See also: embedshard sources show {source.name}"
     )
 
 

@@ -7,22 +7,24 @@ where it had none, and is passed over: the media found here decide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedshard.errors import InputError
 from embedshard.sample import LeftOut
-from embedshard.sources._read import entries
+from embedshard.sources._read import UNREADABLE, entries
 
-__all__ = ["NOT_LISTED", "UNREADABLE", "Clip", "clips", "listed_ids", "paragraph"]
+__all__ = ["NOT_LISTED", "Clip", "clips", "listed_ids", "paragraph", "require"]
 
 NOT_LISTED = "not in the lists of the split"
-UNREADABLE = "an entry without the fields that it should have"
+
+_LOOKED_AT = 100
 
 
 class Clip(NamedTuple):
-    """A video, its sentences without outer blanks, and its other fields."""
+    """A video, its sentences without outer blanks ("" for what is no text), and its other fields."""
 
     id: str
     sentences: list[str]
@@ -36,12 +38,30 @@ def clips(path: Path) -> Iterator[Clip | LeftOut]:
         InputError: The file holds no JSON object.
     """
     for video, entry in entries(path, "object"):
-        sentences = entry.get("sentences") if isinstance(entry, dict) else None
-        if isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences):
+        if isinstance(entry, dict) and isinstance(sentences := entry.get("sentences"), list):
+            texts = [sentence.strip() if isinstance(sentence, str) else "" for sentence in sentences]
             fields = {name: value for name, value in entry.items() if name not in ("extension", "sentences")}
-            yield Clip(video, [sentence.strip() for sentence in sentences], fields)
+            yield Clip(video, texts, fields)
         else:
             yield LeftOut(video, UNREADABLE)
+
+
+def require(path: Path, expected: str, is_one: Callable[[Clip], bool]) -> None:
+    """Check that annotations in AdaCLIP's form are a dataset's, since those of all datasets have the same names.
+
+    Args:
+        path: The file.
+        expected: What its videos should be, in words.
+        is_one: Whether a video is such a one.
+
+    Raises:
+        InputError: Not one of its first videos is.
+    """
+    first = [clip for clip in islice(clips(path), _LOOKED_AT) if isinstance(clip, Clip)]
+    if first and not any(map(is_one, first)):
+        id_, sentences, fields = first[0]
+        found = ", ".join([f"sentences ({len(sentences)})", *fields])
+        raise InputError(f"{path}: expected {expected}, found {id_} with {found}; it is another dataset's or split's")
 
 
 def paragraph(sentences: Iterable[str]) -> str:

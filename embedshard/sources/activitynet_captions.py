@@ -10,9 +10,9 @@ from typing import Any
 from embedshard.demo import Tree
 from embedshard.sample import LeftOut, Media, Sample, make_key
 from embedshard.sources import Options, Source, option, tree_error
-from embedshard.sources._adaclip import Clip, clips, paragraph
-from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, find, seconds
+from embedshard.sources._adaclip import Clip, clips, paragraph, require
+from embedshard.sources._media import MediaIndex, media_index
+from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION, find_splits, seconds_or_none
 
 __all__ = ["ActivityNetCaptions", "ActivityNetCaptionsOptions"]
 
@@ -49,7 +49,7 @@ class ActivityNetCaptions(Source):
     options = ActivityNetCaptionsOptions
     expects = """
 train.json                 {"v_-aB3dE6gHi0": {"duration": 82.5, "timestamps": [[0.8, 19.9], ...],
-                           "sentences": ["A woman dances.", ...]}, ...}, here or in any folder
+                           "sentences": ["A woman dances.", ...]}, ...}; this and the others at most two folders deep
 val_1.json                 or val.json, as in AdaCLIP's annotations
 val_2.json                 for --option val_2=true
 videos/v_-aB3dE6gHi0.mp4   or -aB3dE6gHi0.mkv, in any folders or archives
@@ -58,26 +58,19 @@ videos/v_-aB3dE6gHi0.mp4   or -aB3dE6gHi0.mkv, in any folders or archives
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the videos in the order of the files, and their sentences in theirs."""
         assert isinstance(options, ActivityNetCaptionsOptions)
-        held_out = "test" if options.split == "retrieval" else "val"
-        files = [("train", "", find(root, "train.json")), (held_out, "", find(root, "val_1.json", "val.json"))]
-        if not any(path for _, _, path in files):
-            raise tree_error(self, root, "found no train.json, val_1.json or val.json")
-        if options.val_2:
-            files.append((held_out, "_val_2", find(root, "val_2.json")))
-            if files[-1][-1] is None:
-                raise tree_error(self, root, "found no val_2.json")
+        files = self._files(root, options)
         media = media_index(root, "video")
         yield from media.problems
         for split, suffix, path in files:
-            for clip in clips(path) if path else ():
+            for clip in clips(path):
+                raw_id = f"{clip.id}{suffix}"
                 if isinstance(clip, LeftOut):
-                    yield clip
-                elif found := media.get(clip.id) or media.get(clip.id.removeprefix("v_")):
-                    video = Media(clip.id, found, "video", duration=_seconds(clip.fields.get("duration")))
-                    of = _segments if options.as_ == "segment" else _whole
-                    yield from of(clip, f"{clip.id}{suffix}", split, video)
+                    yield LeftOut(raw_id, clip.reason)
+                elif not clip.sentences:
+                    yield LeftOut(raw_id, NO_CAPTION)
                 else:
-                    yield LeftOut(f"{clip.id}{suffix}", MISSING_MEDIA)
+                    of = _segments if options.as_ == "segment" else _whole
+                    yield from of(clip, raw_id, split, _media(clip, media))
 
     def demo(self, tree: Tree) -> None:
         """Lay out both splits, a second annotation, overlapping windows that run too far, and a missing video."""
@@ -89,33 +82,57 @@ videos/v_-aB3dE6gHi0.mp4   or -aB3dE6gHi0.mkv, in any folders or archives
         tree.video("videos/val_5678901.webm", "dogs", 1.5)
         tree.json("captions/test_ids.json", ["v_-test567890"])
 
+    def _files(self, root: Path, options: ActivityNetCaptionsOptions) -> list[tuple[str, str, Path]]:
+        """Give the annotations to read: their split, what the ids end in, and the file."""
+        names = {"train": ["train.json"], "val": ["val_1.json", "val.json"]}
+        found = find_splits(root, {**names, "val_2": ["val_2.json"]} if options.val_2 else names)
+        if not found.keys() & names:
+            raise tree_error(self, root, "found no train.json, val_1.json or val.json")
+        if options.val_2 and "val_2" not in found:
+            raise tree_error(self, root, "found no val_2.json")
+        for path in found.values():
+            require(path, "videos v_... with duration and timestamps", _is_one)
+        held_out = "test" if options.split == "retrieval" else "val"
+        ways = {"train": ("train", ""), "val": (held_out, ""), "val_2": (held_out, "_val_2")}
+        return [(*ways[name], path) for name, path in found.items()]
+
 
 def _entry(duration: float, timestamps: list[list[float]], sentences: list[str]) -> dict[str, Any]:
     return {"duration": duration, "timestamps": timestamps, "sentences": sentences}
 
 
-def _seconds(value: Any) -> float | None:
-    try:
-        return seconds(value)
-    except (TypeError, ValueError):
-        return None
+def _is_one(clip: Clip) -> bool:
+    return clip.id.startswith("v_") and {"duration", "timestamps"} <= clip.fields.keys()
 
 
-def _whole(clip: Clip, raw_id: str, split: str, media: Media) -> Iterator[Sample]:
-    meta = {"id": raw_id, "captions": clip.sentences, "timestamps": clip.fields.get("timestamps")}
-    yield Sample(make_key(raw_id), split, media, paragraph(clip.sentences), meta)
+def _media(clip: Clip, media: MediaIndex) -> Media | None:
+    path = media.get(clip.id) or media.get(clip.id.removeprefix("v_"))
+    return Media(clip.id, path, "video", duration=seconds_or_none(clip.fields.get("duration"))) if path else None
 
 
-def _segments(clip: Clip, raw_id: str, split: str, media: Media) -> Iterator[Sample | LeftOut]:
-    windows = clip.fields.get("timestamps")
+def _whole(clip: Clip, raw_id: str, split: str, media: Media | None) -> Iterator[Sample | LeftOut]:
+    if media:
+        meta = {"id": raw_id, "captions": clip.sentences, "timestamps": clip.fields.get("timestamps")}
+        yield Sample(make_key(raw_id), split, media, paragraph(clip.sentences), meta)
+    else:
+        yield LeftOut(raw_id, MISSING_MEDIA)
+
+
+def _segments(clip: Clip, raw_id: str, split: str, media: Media | None) -> Iterator[Sample | LeftOut]:
+    times = clip.fields.get("timestamps")
+    windows = times if isinstance(times, list) else []
     for number, sentence in enumerate(clip.sentences):
         segment = f"{raw_id}_{number}"
-        try:
-            start, end = map(seconds, windows[number])  # type: ignore[index]
-        except (IndexError, KeyError, TypeError, ValueError):
-            start = end = None
-        if start is None or end is None:
+        start, end = _window(windows[number]) if number < len(windows) else (None, None)
+        if media is None:
+            yield LeftOut(segment, MISSING_MEDIA)
+        elif start is None or end is None:
             yield LeftOut(segment, _NO_WINDOW)
         else:
             window = media._replace(start=start, end=end)
             yield Sample(make_key(segment), split, window, sentence, {"id": segment, "segment_index": number})
+
+
+def _window(pair: Any) -> tuple[float | None, float | None]:
+    start, end = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+    return seconds_or_none(start), seconds_or_none(end)

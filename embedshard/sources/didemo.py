@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedshard.demo import Tree
+from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key
 from embedshard.sources import Options, Source, option, tree_error
-from embedshard.sources._adaclip import NOT_LISTED, UNREADABLE, clips, listed_ids, paragraph
+from embedshard.sources._adaclip import NOT_LISTED, clips, listed_ids, paragraph, require
 from embedshard.sources._media import MediaIndex, media_index
-from embedshard.sources._read import MISSING_MEDIA, find, rows, walk
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, find_splits, rows, walk
 
 __all__ = ["DiDeMo", "DiDeMoOptions"]
 
@@ -53,25 +54,29 @@ class DiDeMo(Source):
     splits = {"official": SPLITS}
     options = DiDeMoOptions
     expects = """
-train_data.json, val_data.json, test_data.json    as LocalizingMoments has them, here or in any folder:
+train_data.json, val_data.json, test_data.json    as LocalizingMoments has them, at most two folders deep:
                                                   [{"video", "description", "times", "num_segments", ...}, ...]
+train.json, val.json, test.json                   AdaCLIP's, each in place of that above; they have no windows
 train_list.txt, val_list.txt, test_list.txt       optional, of Collaborative Experts: if there, they alone decide
                                                   which videos are used, and their split
 videos/10@N00_4250000001_aa5c3c8051.m4v.mp4       the whole old name and a new extension, or the name itself
 yfcc100m_hash.txt                                 optional: for videos named by their hash, as aab85c5f26374.mp4
-In place of all files: AdaCLIP's train.json, val.json, test.json (without --as segment)
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the videos in the order of their first descriptions, or the descriptions in the order of the files."""
         assert isinstance(options, DiDeMoOptions)
-        tables = _per_split(root, "{}_data.json") or _per_split(root, "{}.json")
+        tables = find_splits(root, {split: [f"{split}_data.json", f"{split}.json"] for split in SPLITS})
         if not tables:
             raise tree_error(self, root, "found no train_data.json, val_data.json or test_data.json")
+        for path in tables.values():
+            if not path.stem.endswith("_data"):
+                require(path, "Flickr videos, as 10@N00_...", lambda clip: "@N" in clip.id)
+        splits = _listed(root)
         media = media_index(root, "video")
         yield from media.problems
         path_of = _finder(root, media)
-        yield from (_segments if options.as_ == "segment" else _paragraphs)(_descriptions(root, tables), path_of)
+        yield from (_segments if options.as_ == "segment" else _paragraphs)(_descriptions(tables, splits), path_of)
 
     def demo(self, tree: Tree) -> None:
         """Lay out three splits with lists, dotted names, all ways to name a file, and what is left out."""
@@ -109,8 +114,15 @@ def _demo_row(number: int, video: str, description: str, times: list[list[int]],
     return {**fields, "times": times, "video": video, "annotation_id": number}
 
 
-def _per_split(root: Path, name: str) -> dict[str, Path]:
-    return {split: path for split in SPLITS if (path := find(root, name.format(split)))}
+def _listed(root: Path) -> dict[str, str] | None:
+    """Give the split of every video that a list has; None where there is no list."""
+    lists = find_splits(root, {split: [f"{split}_list.txt"] for split in SPLITS})
+    splits: dict[str, str] = {}
+    for split, path in lists.items():
+        for video in listed_ids(path):
+            if (other := splits.setdefault(video, split)) != split:
+                raise InputError(f"{path}: expected every video in one list, found {video} in {lists[other]} too")
+    return splits if lists else None
 
 
 def _finder(root: Path, media: MediaIndex) -> PathOf:
@@ -127,23 +139,21 @@ def _finder(root: Path, media: MediaIndex) -> PathOf:
     return path_of
 
 
-def _descriptions(root: Path, tables: Mapping[str, Path]) -> Iterator[_Row | LeftOut]:
-    lists = _per_split(root, "{}_list.txt")
-    listed = {video: split for split, path in lists.items() for video in listed_ids(path)}
+def _descriptions(tables: Mapping[str, Path], listed: Mapping[str, str] | None) -> Iterator[_Row | LeftOut]:
     for split, path in tables.items():
         for number, row in enumerate(_rows(path)):
             fields = {} if isinstance(row, str) else row
             video, text = fields.get("video"), fields.get("description")
             if not (isinstance(video, str) and isinstance(text, str)):
                 yield LeftOut(f"entry {number} of {path.name}", UNREADABLE)
-            elif lists and video not in listed:
+            elif (of := split if listed is None else listed.get(video)) is None:
                 yield LeftOut(video, NOT_LISTED)
             else:
-                yield _Row(video, listed.get(video, split), text.strip(), fields)
+                yield _Row(video, of, text.strip(), fields)
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any] | str]:
-    if path.name.endswith("_data.json"):
+    if path.stem.endswith("_data"):
         yield from rows(path)
         return
     for clip in clips(path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +12,10 @@ from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, split_name
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._adaclip import NOT_LISTED, UNREADABLE, clips, listed_ids
+from embedshard.sources._adaclip import NOT_LISTED, clips, listed_ids, require
 from embedshard.sources._captions import CaptionsOptions, caption_samples
 from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, entries, find, rows
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, entries, find_splits, rows
 
 __all__ = ["MSRVTT"]
 
@@ -22,14 +24,16 @@ _FILES = (
     ("train_val_videodatainfo.json", "test_videodatainfo.json"),
     ("MSR_VTT.json",),
 )
-_TEST = ("MSRVTT_JSFUSION_test.csv", "val_list_jsfusion.txt")
+_SENTENCES = "MSRVTT_JSFUSION_test.csv"
+_ADACLIP = {split: (f"{split}.json",) for split in SPLITS}
 _LISTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "official": {split: (f"{split}_list_full.txt",) for split in SPLITS},
-    "1k-A": {"train": ("MSRVTT_train.9k.csv", "train_list_jsfusion.txt"), "test": _TEST},
-    "7k": {"train": ("MSRVTT_train.7k.csv",), "test": _TEST},
+    "1k-A": {
+        "train": ("MSRVTT_train.9k.csv", "train_list_jsfusion.txt", "train.json"),
+        "test": (_SENTENCES, "val.json"),
+    },
+    "7k": {"train": ("MSRVTT_train.7k.csv",), "test": (_SENTENCES, "val.json")},
 }
-
-Lists = Mapping[str, "Path | None"]
 
 
 class MSRVTT(Source):
@@ -37,7 +41,8 @@ class MSRVTT(Source):
 
     The files are clips already, so `start time` and `end time`, which count in the YouTube video, are metadata.
     The retrieval splits `1k-A` and `7k` test on the one sentence that JSFusion chose for each of 1000 clips (the
-    others are `all_captions`) and have no val: the list that their training code calls val is the test list.
+    others are `all_captions`) and have no val: the list that their training code calls val is the test list. That
+    list alone, `val_list_jsfusion.txt`, is not enough, since it does not tell the sentences.
     """
 
     name = "msrvtt"
@@ -54,14 +59,15 @@ class MSRVTT(Source):
     splits = {"official": SPLITS, "1k-A": ("train", "test"), "7k": ("train", "test")}
     options = CaptionsOptions
     expects = """
-MSRVTT_data.json             or train_val_videodatainfo.json and test_videodatainfo.json, or MSR_VTT.json,
-                             here or in any folder, as are all lists
+MSRVTT_data.json             or train_val_videodatainfo.json and test_videodatainfo.json, or MSR_VTT.json; these and
+                             all lists at most two folders deep
 train_list_full.txt          optional for --split official: with val_list_full.txt and test_list_full.txt, the split
-MSRVTT_train.9k.csv          for --split 1k-A, or train_list_jsfusion.txt
+MSRVTT_train.9k.csv          for --split 1k-A, or train_list_jsfusion.txt, or AdaCLIP's train.json
 MSRVTT_train.7k.csv          for --split 7k
-MSRVTT_JSFUSION_test.csv     for both; or val_list_jsfusion.txt, which does not tell the test sentences
+MSRVTT_JSFUSION_test.csv     for both, or AdaCLIP's val.json: the test clips, each with its one sentence, which
+                             val_list_jsfusion.txt does not tell
+train.json, val.json         AdaCLIP's, in place of MSRVTT_data.json; with a test.json too for --split official
 videos/all/video0.mp4        or any other folders or archives
-In place of all files        AdaCLIP's train.json and val.json for 1k-A, and test.json too for official
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
@@ -105,19 +111,32 @@ In place of all files        AdaCLIP's train.json and val.json for 1k-A, and tes
         )
 
     def _clips(self, root: Path, way: str) -> Iterator[_Clip | LeftOut]:
-        found = ([path for name in names if (path := find(root, name))] for names in _FILES)
-        files = next(filter(None, found), [])
-        lists = {split: find(root, *names) for split, names in _LISTS[way].items()}
-        if all(lists.values()) and (files or way != "official"):
-            return _listed(files, lists)
-        if files and way == "official":
-            return _annotated(files)
-        adaclip = {split: find(root, f"{split}.json") for split in SPLITS}
-        if way == "official" and all(adaclip.values()):
-            return _adaclip(adaclip)
-        if way == "1k-A" and adaclip["val"] and not adaclip["test"]:
-            return _adaclip({"train": adaclip["train"], "test": adaclip["val"]})
-        raise tree_error(self, root, f"found neither the annotations of --split {way} nor AdaCLIP's")
+        lists = find_splits(root, _LISTS[way])
+        files = self._annotations(root, whole=bool(lists))
+        adaclip = {} if files else find_splits(root, _ADACLIP)
+        if way == "official":
+            if not files and len(adaclip) < len(SPLITS):
+                forms = "neither MSRVTT_data.json nor AdaCLIP's train.json, val.json and test.json"
+                raise tree_error(self, root, f"found {forms} for --split official")
+            if files and not lists:
+                return _annotated(files)
+            lists = lists or adaclip
+        captions = [path for path in adaclip.values() if path not in lists.values()]
+        lacking = [names[0] for split, names in _LISTS[way].items() if split not in lists]
+        if lacking and (files or captions or "test" not in lists):
+            raise tree_error(self, root, f"found no {' and no '.join(lacking)} for --split {way}")
+        return _listed(_annotated(files) if files else chain.from_iterable(map(_adaclip, captions)), lists)
+
+    def _annotations(self, root: Path, whole: bool) -> list[Path]:
+        """Give the files of the first form that is there; with `whole`, all of its files must be."""
+        for names in _FILES:
+            found = find_splits(root, {name: (name,) for name in names})
+            if found and whole and len(found) < len(names):
+                lacking = next(name for name in names if name not in found)
+                raise tree_error(self, root, f"found {', '.join(found)} without {lacking}")
+            if found:
+                return list(found.values())
+        return []
 
 
 class _Clip(NamedTuple):
@@ -129,6 +148,7 @@ class _Clip(NamedTuple):
 
 def _annotated(files: list[Path]) -> Iterator[_Clip | LeftOut]:
     """Yield the clips of the annotations, of either form, with the split that these give, "" where they give none."""
+    seen: set[str] = set()
     for path in files:
         table = dict(entries(path, "object"))
         sentences, videos = table.get("sentences", table.get("annotations")), table.get("videos")
@@ -142,55 +162,77 @@ def _annotated(files: list[Path]) -> Iterator[_Clip | LeftOut]:
             except (AttributeError, KeyError, TypeError):
                 yield LeftOut(f"sentence {number} of {path.name}", UNREADABLE)
         for number, row in enumerate([{"video_id": video} for video in captions] if videos is None else videos):
-            if isinstance(row, dict) and isinstance(video := row.get("video_id"), str):
+            video = row.get("video_id") if isinstance(row, dict) else None
+            if not isinstance(video, str):
+                yield LeftOut(f"video {number} of {path.name}", UNREADABLE)
+                continue
+            texts = captions.pop(video, [])
+            if video in seen:
+                yield LeftOut(f"video {number} of {path.name}", "a clip that is among the videos before")
+            else:
+                seen.add(video)
                 split = str(row.get("split") or "")
                 meta = {name: value for name, value in row.items() if name != "split"}
-                yield _Clip(video, split_name(split) or split, captions.pop(video, []), meta)
-            else:
-                yield LeftOut(f"video {number} of {path.name}", UNREADABLE)
+                yield _Clip(video, split_name(split) or split, texts, meta)
         for video in captions if videos is not None else ():
             yield LeftOut(str(video), "captions of a clip that is not among the videos")
 
 
-def _listed(files: list[Path], lists: Lists) -> Iterator[_Clip | LeftOut]:
+def _listed(annotated: Iterable[_Clip | LeftOut], lists: Mapping[str, Path]) -> Iterator[_Clip | LeftOut]:
     """Yield the clips of the lists with the captions of the annotations, then the clips that are in no list."""
     known: dict[str, _Clip] = {}
-    for clip in _annotated(files):
+    for clip in annotated:
         if isinstance(clip, LeftOut):
             yield clip
         else:
             known[clip.id] = clip
     listed: set[str] = set()
     for split, path in lists.items():
-        for row in _list_rows(path) if path else ():
-            if isinstance(row, str):
-                yield LeftOut(f"a row of the {split} list", row)
-                continue
-            video = row["video_id"]
-            listed.add(video)
-            clip = known.get(video) or _Clip(video, "", [], {"video_id": video})
-            if "sentence" in row:
-                fields = {name: value for name, value in row.items() if name != "sentence"}
-                meta = {**clip.meta, **fields, "all_captions": clip.captions}
-                clip = clip._replace(captions=[row["sentence"]], meta=meta)
-            yield clip._replace(split=split)
+        for row in _list_rows(path, split):
+            if isinstance(row, LeftOut):
+                yield row
+            else:
+                listed.add(row.id)
+                yield _merged(known.get(row.id), row)
     yield from (LeftOut(video, NOT_LISTED) for video in known if video not in listed)
 
 
-def _list_rows(path: Path) -> Iterator[Mapping[str, Any] | str]:
+def _merged(clip: _Clip | None, row: _Clip) -> _Clip:
+    """Give the clip of a list with what the annotations say of it; the list's own captions go before theirs."""
+    if clip is None:
+        return row
+    if not row.captions:
+        return row._replace(captions=clip.captions, meta={**clip.meta, **row.meta})
+    others = {"all_captions": clip.captions} if clip.captions != row.captions else {}
+    return row._replace(meta={**clip.meta, **row.meta, **others})
+
+
+def _list_rows(path: Path, split: str) -> Iterator[_Clip | LeftOut]:
+    """Yield the clips of a list, without captions where it has none."""
     if path.suffix == ".txt":
-        yield from ({"video_id": video} for video in listed_ids(path))
-        return
-    for row in rows(path):
-        if not isinstance(row, str) and "video_id" not in row:
-            raise InputError(f"{path}: expected a column video_id, found {', '.join(row)}")
-        yield row
-
-
-def _adaclip(files: Lists) -> Iterator[_Clip | LeftOut]:
-    for split, path in files.items():
-        for clip in clips(path) if path else ():
-            if isinstance(clip, LeftOut):
-                yield clip
+        yield from (_Clip(video, split, [], {"video_id": video}) for video in listed_ids(path))
+    elif path.suffix == ".json":
+        yield from _adaclip(path, split)
+    else:
+        columns = ["video_id", "sentence"] if path.name == _SENTENCES else ["video_id"]
+        for number, row in enumerate(rows(path)):
+            if isinstance(row, str):
+                yield LeftOut(f"row {number} of {path.name}", row)
+            elif not row.keys() >= set(columns):
+                raise InputError(f"{path}: expected the columns {', '.join(columns)}, found {', '.join(row)}")
             else:
-                yield _Clip(clip.id, split, clip.sentences, {"video_id": clip.id, **clip.fields})
+                meta = {name: value for name, value in row.items() if name != "sentence"}
+                captions = [row[column] for column in columns[1:]]
+                yield _Clip(row["video_id"], split, captions, meta)
+
+
+def _adaclip(path: Path, split: str = "") -> Iterator[_Clip | LeftOut]:
+    """Yield the clips of AdaCLIP's annotations; a `val.json` that is a test list has one sentence for each."""
+    limit = 1 if (split, path.name) == ("test", "val.json") else math.inf
+    expected = "clips video0, ..." + ", each with JSFusion's one sentence" * (limit == 1)
+    require(path, expected, lambda clip: clip.id.startswith("video") and len(clip.sentences) <= limit)
+    for clip in clips(path):
+        if isinstance(clip, LeftOut):
+            yield clip
+        else:
+            yield _Clip(clip.id, split, clip.sentences or [""], {"video_id": clip.id, **clip.fields})

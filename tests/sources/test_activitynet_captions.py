@@ -111,9 +111,9 @@ def test_partial_file_is_no_video(tmp_path):
 
 def test_one_bad_row_takes_no_other_down(tmp_path):
     good = entry("nine", [[0, 1], None, [1], ["x", 2]], ["One.", "Two.", "Three.", "Four.", "Five."])
-    Tree(tmp_path).json("train.json", {"v_a": 5, "v_b": {"sentences": "One."}, "v_c": entry(1, None, [3]), "v_d": good})
+    Tree(tmp_path).json("train.json", {"v_a": 5, "v_b": {"sentences": "One."}, "v_d": good})
     touch(tmp_path, "v_d.mp4")
-    unreadable = dict.fromkeys(("v_a", "v_b", "v_c"), "an entry without the fields that it should have")
+    unreadable = dict.fromkeys(("v_a", "v_b"), "an entry without the fields that it should have")
     (sample,), left_out = read(NAME, tmp_path)
     assert (sample.caption, sample.media.duration) == ("One. Two. Three. Four. Five.", None)
     assert left_out == unreadable
@@ -121,6 +121,45 @@ def test_one_bad_row_takes_no_other_down(tmp_path):
     assert [s.key for s in samples] == ["v_d_0"]
     windows = {f"v_d_{number}": "a sentence without a start and an end" for number in range(1, 5)}
     assert left_out == {**unreadable, **windows}
+
+
+@pytest.mark.parametrize(("mode", "rows"), [("caption", 5), ("segment", 9)])
+def test_every_sentence_is_a_row(mode, rows, tmp_path):
+    pairs = [[0, 1], [1, 2], [2, 3]]
+    videos = {
+        "gone": ["One.", "Two.", "Three."],
+        "half": ["One.", None, "Three."],
+        "bad": [7],
+        "none": [],
+        "blank": [" "],
+    }
+    tree = {f"v_{name}": entry(9, pairs[: len(texts)], texts) for name, texts in videos.items()}
+    Tree(tmp_path / "raw").json("train.json", tree)
+    touch(tmp_path / "raw", "v_half.mp4", "v_bad.mp4", "v_none.mp4", "v_blank.mp4")
+    options = PrepareOptions(settings={"as": mode})
+    report = prepare(get_source(NAME), tmp_path / "raw", tmp_path / "m.parquet", options, lambda n: None)
+    assert report.samples["train"] + sum(report.left_out.values()) == rows
+    captions = {sample.key: sample.caption for sample in report.first}
+    if mode == "caption":
+        assert captions == {"v_half": "One. Three."}
+        assert report.left_out == {"missing media": 1, "no caption": 3}
+    else:
+        assert captions == {"v_half_0": "One.", "v_half_2": "Three."}
+        assert report.left_out == {"missing media": 3, "no caption": 4}
+        assert report.examples["missing media"] == ("v_gone_0", "v_gone_1", "v_gone_2")
+
+
+def test_files_of_another_dataset_with_the_names_of_adaclip(tmp_path):
+    tree = Tree(tmp_path)
+    for split in ("train", "val", "test"):
+        tree.json(f"didemo/{split}.json", {"1@N00_2_ab.mov": {"extension": "mp4", "sentences": ["a dog."]}})
+    tree.json("activitynet/val_1.json", {"v_a": entry(9, [[0, 1]], ["A man."])})
+    touch(tmp_path, "v_a.mp4", "1@N00_2_ab.mov.mp4")
+    with pytest.raises(InputError, match=r"didemo/train\.json: expected videos v_.* found 1@N00_2_ab\.mov"):
+        read(NAME, tmp_path)
+    (tmp_path / "activitynet/val_1.json").rename(tmp_path / "activitynet/val.json")
+    with pytest.raises(InputError, match=r"expected one val\.json, found .*activitynet/val\.json and .*didemo"):
+        read(NAME, tmp_path)
 
 
 def test_another_tree(tmp_path):

@@ -188,6 +188,46 @@ def test_adaclip_form_has_no_windows(tmp_path):
     assert set(read("didemo", tmp_path, **SEGMENT)[1].values()) > {"times are no pairs of chunks"}
 
 
+def test_a_sentence_that_is_no_text_costs_only_itself(tmp_path):
+    Tree(tmp_path).json("test.json", {ONE: {"sentences": ["a dog.", None]}, TWO: {"sentences": [7]}})
+    touch(tmp_path, f"{ONE}.mp4", f"{TWO}.mp4")
+    assert {s.media.id: s.caption for s in read("didemo", tmp_path)[0]} == {ONE: "a dog.", TWO: ""}
+
+
+def test_splits_may_be_in_either_form(tmp_path):
+    Tree(tmp_path).json("train_data.json", [row(ONE, "a dog")])
+    Tree(tmp_path).json("adaclip/val.json", {TWO: {"sentences": ["a flag."]}})
+    Tree(tmp_path).json("adaclip/train.json", {ONE: {"sentences": ["a dog."]}})
+    touch(tmp_path, f"{ONE}.mp4", f"{TWO}.mp4")
+    samples, left_out = read("didemo", tmp_path)
+    assert [(s.media.id, s.split, s.caption) for s in samples] == [(ONE, "train", "a dog."), (TWO, "val", "a flag.")]
+    assert left_out == {}
+
+
+def test_files_of_another_dataset_with_the_names_of_adaclip(tmp_path):
+    Tree(tmp_path).json("train_data.json", [row(ONE, "a dog")])
+    Tree(tmp_path).json("msrvtt/val.json", {"video9": {"sentences": ["a man sings"], "timestamps": [[0, 1]]}})
+    with pytest.raises(
+        InputError, match=r"val\.json: expected Flickr videos.*found video9 with sentences \(1\), timestamps"
+    ):
+        read("didemo", tmp_path)
+    Tree(tmp_path).json("didemo/val.json", {TWO: {"sentences": ["a flag."]}})
+    with pytest.raises(InputError, match=r"expected one val\.json, found .*didemo/val\.json and .*msrvtt/val\.json"):
+        read("didemo", tmp_path)
+
+
+def test_video_in_two_lists_is_no_matter_of_order(tmp_path):
+    Tree(tmp_path).json("train_data.json", [row(ONE, "a dog")])
+    Tree(tmp_path).text("train_list.txt", f"{ONE}\n{ONE}\n")
+    touch(tmp_path, f"{ONE}.mp4")
+    assert len(read("didemo", tmp_path)[0]) == 1
+    Tree(tmp_path).text("test_list.txt", f"{TWO}\n{ONE}\n")
+    with pytest.raises(
+        InputError, match=rf"test_list\.txt: expected .* in one list, found {ONE} in .*train_list\.txt too"
+    ):
+        read("didemo", tmp_path)
+
+
 def test_another_tree(tmp_path):
     touch(tmp_path, "videos/a.mp4")
     with pytest.raises(

@@ -17,6 +17,9 @@ REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY / "../shared/data/annotations"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real heads of MSR-VTT are not in ../shared/data")
 
+ADACLIP = {"video0": {"sentences": ["one", "two"], "timestamps": [[1.5, 9]]}, "video1": {"sentences": ["three"]}}
+JSFUSION = "key,vid_key,video_id,sentence\nret0,msr2,video2,a boy plays a game\n"
+
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
@@ -115,6 +118,9 @@ def test_the_two_files_of_the_challenge(tmp_path):
     touch(tmp_path, "TrainValVideo/video0.mp4", "TrainValVideo/video1.mp4", "TestVideo/video2.mp4")
     samples, _ = read("msrvtt", tmp_path)
     assert {s.key: s.split for s in samples} == {"video0": "train", "video1": "val", "video2": "test"}
+    annotate(tmp_path / "test_videodatainfo.json", video2="test", video0="test")
+    twice = {"video 1 of test_videodatainfo.json": "a clip that is among the videos before"}
+    assert read("msrvtt", tmp_path) == (samples, twice)
     annotate(tmp_path / "MSRVTT_data.json", video0="train", video1="validate", video2="test")
     assert read("msrvtt", tmp_path)[0] == samples  # the joint file says the same, and is not added to them
 
@@ -136,12 +142,13 @@ def test_annotations_of_the_shared_zip_with_plain_lists(tmp_path):
     tree.json("annotation/MSR_VTT.json", {"annotations": [{"image_id": v, "id": 1, "caption": t} for v, t in texts]})
     tree.text("high-quality/structured-symlinks/train_list_jsfusion.txt", "video0\nvideo1\n")
     tree.text("high-quality/structured-symlinks/val_list_jsfusion.txt", "video2\n")
+    tree.text("MSRVTT_JSFUSION_test.csv", JSFUSION)
     touch(tmp_path, *(f"videos/all/video{number}.mp4" for number in range(3)), "thumbnails/video0.jpg")
     samples, _ = read("msrvtt", tmp_path, "1k-A")
     assert [(s.key, s.split, s.caption) for s in samples] == [
         ("video0", "train", "b"),
         ("video1", "train", "a"),
-        ("video2", "test", "d"),
+        ("video2", "test", "a boy plays a game"),
     ]
     assert samples[0].media.path == "videos/all/video0.mp4"
     assert {s.split for s in read("msrvtt", tmp_path)[0]} == {""}
@@ -176,7 +183,7 @@ def test_one_bad_row_takes_no_other_down(tmp_path):
 
 
 def test_another_tree(tmp_path):
-    with pytest.raises(InputError, match=r"(?s)annotations of --split official.*expected in.*MSRVTT_data\.json.*found"):
+    with pytest.raises(InputError, match=r"(?s)found neither MSRVTT_data\.json nor .*expected in.*found:"):
         read("msrvtt", tmp_path)
     (tmp_path / "MSRVTT_data.json").write_text('{"videos": {}}')
     with pytest.raises(InputError, match="expected lists of videos and sentences, found the keys videos"):
@@ -185,9 +192,12 @@ def test_another_tree(tmp_path):
     with pytest.raises(InputError, match="is not the JSON that was expected"):
         read("msrvtt", tmp_path)
     (tmp_path / "MSRVTT_train.9k.csv").write_text("vid\nvideo0\n")
-    (tmp_path / "val_list_jsfusion.txt").write_text("video1\n")
+    (tmp_path / "MSRVTT_JSFUSION_test.csv").write_text("video_id\nvideo1\n")
     (tmp_path / "MSRVTT_data.json").unlink()
-    with pytest.raises(InputError, match="expected a column video_id, found vid"):
+    with pytest.raises(InputError, match="expected the columns video_id, found vid"):
+        read("msrvtt", tmp_path, "1k-A")
+    (tmp_path / "MSRVTT_train.9k.csv").write_text("video_id\nvideo0\n")
+    with pytest.raises(InputError, match="expected the columns video_id, sentence, found video_id"):
         read("msrvtt", tmp_path, "1k-A")
 
 
@@ -196,12 +206,86 @@ def test_adaclip_files_tell_which_split_they_are(tmp_path):
     for name in ("train", "val"):
         Tree(tmp_path).json(f"{name}.json", {f"video{len(name) - 5}": {"sentences": ["a man sings"]}, "video5": [1]})
     assert [s.split for s in read("msrvtt", tmp_path, "1k-A")[0]] == ["train"]
-    for other in ("official", "7k"):
-        with pytest.raises(InputError, match=f"--split {other} nor AdaCLIP's"):
-            read("msrvtt", tmp_path, other)
+    with pytest.raises(InputError, match=r"nor AdaCLIP's train\.json, val\.json and test\.json for --split official"):
+        read("msrvtt", tmp_path)
+    with pytest.raises(InputError, match=r"found no MSRVTT_train\.7k\.csv for --split 7k"):
+        read("msrvtt", tmp_path, "7k")
     Tree(tmp_path).json("test.json", {"video0": {"sentences": ["a man sings"]}})
     samples, left_out = read("msrvtt", tmp_path)
     assert [s.split for s in samples] == ["train", "test"]
     assert left_out["video5"] == "an entry without the fields that it should have"
-    with pytest.raises(InputError, match="--split 1k-A nor AdaCLIP's"):
+
+
+@pytest.mark.parametrize("way", ["1k-A", "7k"])
+def test_list_of_the_test_clips_without_their_sentences_is_not_enough(way, tmp_path):
+    annotate(tmp_path / "MSRVTT_data.json", video0="train", video2="test")
+    Tree(tmp_path).text(f"MSRVTT_train.{way[0].replace('1', '9')}k.csv", "video_id\nvideo0\n")
+    Tree(tmp_path).text("val_list_jsfusion.txt", "video2\n")
+    touch(tmp_path, "video0.mp4", "video2.mp4")
+    with pytest.raises(InputError, match=f"(?s)found no MSRVTT_JSFUSION_test.csv for --split {way}.*val_list_jsfusion"):
+        read("msrvtt", tmp_path, way)
+    Tree(tmp_path).json("adaclip/val.json", {"video2": {"sentences": ["a boy plays a game"]}})
+    train, test = read("msrvtt", tmp_path, way)[0]
+    assert (train.caption, test.caption, test.split) == ("one of video0", "a boy plays a game", "test")
+    assert test.meta["all_captions"] == ["one of video2", "two of video2"]
+
+
+def test_val_json_of_another_split_is_no_test_of_1k_a(tmp_path):
+    Tree(tmp_path).json("val.json", {"video9": {"sentences": ["one", "two"]}})
+    touch(tmp_path, "video9.mp4")
+    with pytest.raises(
+        InputError, match=r"val\.json: expected .*JSFusion's one sentence, found video9 with sentences \(2\)"
+    ):
         read("msrvtt", tmp_path, "1k-A")
+
+
+def test_csv_lists_take_the_captions_of_adaclip(tmp_path):
+    tree = Tree(tmp_path)
+    tree.text("MSRVTT_train.9k.csv", "video_id\nvideo1\nvideo0\n")
+    tree.text("MSRVTT_train.7k.csv", "video_id\nvideo0\n")
+    tree.text("MSRVTT_JSFUSION_test.csv", JSFUSION)
+    tree.json("train.json", ADACLIP)
+    touch(tmp_path, *(f"video{number}.mp4" for number in range(3)))
+    samples, left_out = read("msrvtt", tmp_path, "1k-A", captions="join")
+    assert [s.caption for s in samples] == ["three.", "one. two.", "a boy plays a game."]
+    assert (samples[1].meta["timestamps"], left_out) == ([[1.5, 9]], {})
+    samples, left_out = read("msrvtt", tmp_path, "7k")
+    assert [s.key for s in samples] == ["video0", "video2"]
+    assert left_out == {"video1": "not in the lists of the split"}
+
+
+def test_file_without_which_a_split_is_another_is_missed(tmp_path):
+    annotate(tmp_path / "train_val_videodatainfo.json", video0="train", video1="validate")
+    touch(tmp_path, "video0.mp4", "video1.mp4")
+    assert len(read("msrvtt", tmp_path)[0]) == 2
+    for split in ("train", "test"):
+        Tree(tmp_path).text(f"{split}_list_full.txt", "video0\n")
+    with pytest.raises(InputError, match=r"train_val_videodatainfo\.json without test_videodatainfo\.json"):
+        read("msrvtt", tmp_path)
+    annotate(tmp_path / "MSRVTT_data.json", video0="train", video1="validate")
+    with pytest.raises(InputError, match=r"found no val_list_full\.txt for --split official"):
+        read("msrvtt", tmp_path)
+
+
+def test_files_of_another_dataset_with_the_names_of_adaclip(tmp_path):
+    for split in ("train", "val", "test"):
+        Tree(tmp_path).json(f"didemo/{split}.json", {f"1@N00_{split}.mov": {"sentences": ["a dog."]}})
+    for way in ("official", "1k-A"):
+        with pytest.raises(InputError, match=r"didemo/\w+\.json: expected clips video0, .* another dataset's"):
+            read("msrvtt", tmp_path, way)
+    Tree(tmp_path).json("msrvtt-jsfusion/val.json", ADACLIP)
+    with pytest.raises(InputError, match=r"expected one val\.json, found .*didemo/val\.json and .*msrvtt-jsfusion"):
+        read("msrvtt", tmp_path, "1k-A")
+
+
+@pytest.mark.parametrize("way", ["official", "1k-A"])
+def test_video_listed_twice_is_used_once_and_reported(way, tmp_path):
+    videos = [{"video_id": "video0", "split": split} for split in ("train", "test")]
+    sentences = [{"video_id": "video0", "caption": "a man sings"}]
+    Tree(tmp_path).json("MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    Tree(tmp_path).text("MSRVTT_train.9k.csv", "video_id\nvideo0\n")
+    Tree(tmp_path).text("MSRVTT_JSFUSION_test.csv", JSFUSION)
+    touch(tmp_path, "video0.mp4", "video2.mp4")
+    samples, left_out = read("msrvtt", tmp_path, way)
+    assert (samples[0].key, samples[0].split, samples[0].caption) == ("video0", "train", "a man sings")
+    assert left_out == {"video 1 of MSRVTT_data.json": "a clip that is among the videos before"}
