@@ -68,7 +68,7 @@ class ManifestWriter:
         media = sample.media
         try:
             meta = _json({**sample.meta, "media_id": media.id})
-            f"{media.path}{sample.caption}".encode()
+            f"{media.path}{sample.caption}{meta}".encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"sample {sample.key}: expected UTF-8 texts and strict JSON metadata: {error}") from error
         self._rows.append(
@@ -97,17 +97,17 @@ def writing_manifest(path: Path | None, root: Path, source: SourceInfo) -> Itera
     properties = {_PROPERTY: json.dumps({"root": str(root), "source": asdict(source)}).encode()}
     with publish(path) if path else contextlib.nullcontext(_Nowhere()) as file:
         schema = SCHEMA.with_metadata(properties)
-        with pq.ParquetWriter(file, schema, compression="zstd") as parquet:
+        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=["split", "kind"]) as parquet:
             writer = ManifestWriter(parquet)
             yield writer
             writer.flush()
 
 
-def _json(meta: Mapping[str, Any]) -> bytes:
+def _json(meta: Mapping[str, Any]) -> str:
     try:
-        return orjson.dumps(meta)
+        return orjson.dumps(meta).decode()
     except TypeError:  # also whole numbers of more than 64 bits, which JSON may have
-        return json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(meta, ensure_ascii=False, allow_nan=False)
 
 
 class _Nowhere(io.RawIOBase):

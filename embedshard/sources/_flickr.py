@@ -14,21 +14,34 @@ All captions of a file are in memory, so that those of a picture come together w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedshard.errors import InputError
-from embedshard.sample import SPLITS, LeftOut, Media, Sample, split_name
+from embedshard.sample import SPLITS, LeftOut, Media, Sample, media_kind, split_name
 from embedshard.sources._captions import caption_samples
-from embedshard.sources._media import media_index
-from embedshard.sources._read import MISSING_MEDIA, entries, find, json_safe, with_id
+from embedshard.sources._media import files
+from embedshard.sources._read import MISSING_MEDIA, entries, find_splits, json_safe, with_id
 
-__all__ = ["BAD_ROW", "ImageIndex", "Picture", "by_picture", "picture_samples", "pictures", "split_files"]
+__all__ = [
+    "BAD_ROW",
+    "ImageIndex",
+    "Picture",
+    "by_picture",
+    "picture_samples",
+    "pictures",
+    "spelled",
+    "split_files",
+    "split_pictures",
+]
 
 BAD_ROW = "a row without the name of a picture, or without captions that are text"
 
-_ALL_FOLDERS = 100
+_PHOTO = frozenset(("jpg", "jpeg", "jpe", "jfif", "webp"))
+_MASKS = ("panoptic", "pixelmap", "stuffthingmap")
+_OF_ALL_SPLITS = "dataset_"
+_STUB_BYTES = 16
 _UNLISTED = "captions of a picture that the file does not list"
 _IMAGE = ("image", "image_name", "file_name", "filename")
 _CAPTIONS = ("caption", "captions", "sentences")
@@ -55,8 +68,8 @@ class Picture(NamedTuple):
     meta: Mapping[str, Any]
 
 
-class ImageIndex(dict[str, list[str]]):
-    """The paths of all pictures of a tree by media id, several where there are masks or copies of the same name.
+class ImageIndex(dict[str, list[tuple[str, str]]]):
+    """The paths and addresses of all pictures of a tree by media id, masks and copies of the same name among them.
 
     Attributes:
         problems: Archives that cannot be read, which a source yields beside its rows.
@@ -65,20 +78,88 @@ class ImageIndex(dict[str, list[str]]):
     def __init__(self, root: Path, identify: Identify = str) -> None:
         """Take the raw dataset, and what gives the media id of a file name without folder and extension."""
         super().__init__()
-        media = media_index(root, "image", folders=_ALL_FOLDERS)
-        self.problems = media.problems
-        for name, path in media.items():
-            self.setdefault(identify(name.rpartition("/")[2]), []).append(path)
+        self.problems: list[LeftOut] = []
+        for path, address in files(root):
+            if not isinstance(address, str):
+                self.problems.append(address)
+            elif media_kind(path) == "image":
+                stem = path[path.rfind("/") + 1 : path.rfind(".")]
+                self.setdefault(identify(stem), []).append((path, address))
+
+    def address(self, picture: Picture) -> str | None:
+        """Give the address of a picture's file, None where there is none.
+
+        A mask is no picture: the file is in a format of photos where the annotations name one, and in the format
+        that they name where they name another. The path that they name goes first, then the name of the file, then
+        the shortest path.
+        """
+        found = [found for found in self.get(picture.id, ()) if _is_picture(picture.image, found[0])]
+        if len(found) > 1:
+            ends = (f"/{picture.image}", "/" + picture.image.rpartition("/")[2])
+            found.sort(key=lambda item: (*(not f"/{item[0]}".endswith(end) for end in ends), len(item[0])))
+        return found[0][1] if found else None
 
 
-def split_files(root: Path, *patterns: str) -> dict[str, Path]:
-    """Find the file of each split, such as `flickr5k_{}.json`; val may be spelled valid."""
-    found = {}
-    for split in SPLITS:
-        spellings = (split, "valid") if split == "val" else (split,)
-        if path := find(root, *(pattern.format(spelling) for pattern in patterns for spelling in spellings)):
-            found[split] = path
+def _is_picture(image: str, path: str) -> bool:
+    """Tell whether the file at `path` can be the picture that the annotations call `image`, and no mask of it."""
+    extension, named = path.rpartition(".")[2].lower(), image.rpartition(".")[2].lower()
+    if extension == named or (extension in _PHOTO and named in _PHOTO):
+        return True
+    return media_kind(image) != "image" and not any(word in path for word in _MASKS)
+
+
+def spelled(*patterns: str) -> dict[str, list[str]]:
+    """Give the names that the file of each split may have, of patterns as `flickr5k_{}.json`; val may be valid."""
+    spellings = {"train": ["train"], "val": ["val", "valid"], "test": ["test"]}
+    return {
+        split: list(dict.fromkeys(pattern.format(spelling) for pattern in patterns for spelling in spellings[split]))
+        for split in SPLITS
+    }
+
+
+def split_files(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Find the file of each split, at most two folders deep.
+
+    Args:
+        root: The raw dataset.
+        names: For each split the names that its file may have; the first one whose file is not just `[]` is taken.
+
+    Raises:
+        InputError: All files of a split are just `[]`, or several folders have one of that name.
+    """
+    found: dict[str, Path] = {}
+    for split, spellings in names.items():
+        stubs: list[Path] = []
+        for name in spellings:
+            path = find_splits(root, {split: [name]}).get(split)
+            if path and not _is_stub(path):
+                found[split] = path
+                break
+            stubs += [path] if path else []
+        if stubs and split not in found:
+            raise InputError(
+                f"{stubs[0]}: expected rows, found [], which only says that there is such a split; put the file that "
+                f"has them in its place (one of {', '.join(spellings)}), or remove it to go without {split}"
+            )
     return found
+
+
+def _is_stub(path: Path) -> bool:
+    return path.stat().st_size < _STUB_BYTES and b"".join(path.read_bytes().split()) == b"[]"
+
+
+def split_pictures(found: Mapping[str, Path], identify: Identify = str) -> Iterator[Picture | LeftOut]:
+    """Read the file of each split; of Karpathy's own file (`dataset_*.json`) those splits that have no other.
+
+    Args:
+        found: The files.
+        identify: Gives the media id of a file name without folder and extension.
+    """
+    for path, split in {path: split for split, path in found.items()}.items():
+        whole = path.name.startswith(_OF_ALL_SPLITS)
+        for picture in pictures(path, "" if whole else split, identify):
+            if not whole or isinstance(picture, LeftOut) or found.get(picture.split, path) == path:
+                yield picture
 
 
 def pictures(path: Path, split: str = "", identify: Identify = str) -> Iterator[Picture | LeftOut]:
@@ -108,26 +189,25 @@ def by_picture(
     for number, row in enumerate(rows, 1):
         if (fields := _fields(row)) is None:
             yield LeftOut(f"{name}, row {number}", BAD_ROW)
-        elif fields[:2] in captions:
-            captions[fields[:2]].extend(fields[2])
+            continue
+        image, own, texts = fields
+        if known := captions.get((image, own)):
+            known += texts
         else:
             picture = _picture(row, fields, split, identify)
             if (first := found.setdefault((picture.id, picture.split), picture)) is not picture:
-                first.captions.extend(picture.captions)
-            captions[fields[:2]] = first.captions
+                first.captions.extend(texts)
+            captions[image, own] = first.captions
     yield from found.values()
 
 
-def picture_samples(
-    found: Iterable[Picture | LeftOut], index: Mapping[str, list[str]], which: str
-) -> Iterator[Sample | LeftOut]:
+def picture_samples(found: Iterable[Picture | LeftOut], index: ImageIndex, which: str) -> Iterator[Sample | LeftOut]:
     """Yield the samples of pictures, `which` being the value of the option `captions`."""
     for picture in found:
         if isinstance(picture, LeftOut):
             yield picture
-        elif paths := index.get(picture.id):
-            path = next((path for path in paths if picture.image in path), paths[0])
-            media = Media(picture.id, path, "image")
+        elif address := index.address(picture):
+            media = Media(picture.id, address, "image")
             meta = with_id(json_safe(picture.meta), picture.id)
             yield from caption_samples(picture.id, picture.split, media, picture.captions, which, meta)
         else:

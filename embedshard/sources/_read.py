@@ -298,11 +298,13 @@ class _Json:
 
     def character(self, expected: str, skip: bool = True) -> str:
         """Give the next character that is no blank, one of `expected` if that is not empty, and go past it."""
-        while (found := _BLANK.match(self._text, self._at)) is None or found.end() == len(self._text):
-            if not self._more():
-                break
-        self._at = found.end() if found else self._at
         character = self._text[self._at : self._at + 1]
+        if not character or character in " \t\r\n":
+            while (found := _BLANK.match(self._text, self._at)) is None or found.end() == len(self._text):
+                if not self._more():
+                    break
+            self._at = found.end() if found else self._at
+            character = self._text[self._at : self._at + 1]
         if not character or (expected and character not in expected):
             what = " or ".join(expected) or "a value"
             raise self.error(f"expected {what}, found {character or 'the end'}")

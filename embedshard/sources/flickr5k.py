@@ -9,9 +9,11 @@ from embedshard.demo import Tree
 from embedshard.sample import SPLITS, LeftOut, Sample
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import CaptionsOptions
-from embedshard.sources._flickr import ImageIndex, picture_samples, pictures, split_files
+from embedshard.sources._flickr import ImageIndex, picture_samples, spelled, split_files, split_pictures
 
 __all__ = ["Flickr5k"]
+
+_FILES = spelled("flickr5k_{}.json", "flickr5k_{}.json.json")
 
 
 class Flickr5k(Source):
@@ -27,21 +29,20 @@ class Flickr5k(Source):
     options = CaptionsOptions
     expects = """
 flickr5k_train.json          [{"image": "flickr5k-images/1.jpg", "caption": [...]}, ...], or a row for each caption;
-flickr5k_val.json            may end in .json.json
+flickr5k_val.json            may end in .json.json, and lie at most two folders deep
 flickr5k_test.json
-flickr5k-images/1.jpg        or any other folders
+flickr5k-images/1.jpg        or any other folders or archives
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the pictures of train, val and test in the order of their files."""
         assert isinstance(options, CaptionsOptions)
-        files = split_files(root, "flickr5k_{}.json", "flickr5k_{}.json.json")
+        files = split_files(root, _FILES)
         if not files:
             raise tree_error(self, root, "expected flickr5k_train.json, flickr5k_val.json or flickr5k_test.json")
         index = ImageIndex(root)
         yield from index.problems
-        for split, path in files.items():
-            yield from picture_samples(pictures(path, split), index, options.captions)
+        yield from picture_samples(split_pictures(files), index, options.captions)
 
     def demo(self, tree: Tree) -> None:
         """Lay out both spellings of the file names, a row a caption, a missing picture and blank captions."""

@@ -15,11 +15,13 @@ from embedshard.demo import Tree, image_bytes
 from embedshard.sample import SPLITS, LeftOut, Sample
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import CaptionsOptions
-from embedshard.sources._flickr import ImageIndex, Picture, picture_samples, pictures, split_files
+from embedshard.sources._flickr import ImageIndex, Picture, picture_samples, pictures, spelled, split_files
 from embedshard.sources._read import relative, rows
 
 __all__ = ["FlickrCN"]
 
+_FILES = spelled("{}_texts.jsonl", "flickr30k_cn_{}.json")
+_TABLES = spelled("{}_imgs.tsv")
 _NO_IMAGE = "a text without pictures"
 _BAD_TEXT = "a row without text and image_ids"
 
@@ -43,25 +45,27 @@ class FlickrCN(Source):
     expects = """
 train_texts.jsonl            {"text_id": 1, "text": "...", "image_ids": [1007129816]}
 valid_texts.jsonl            or val_texts.jsonl
-test_texts.jsonl             (or flickr30k_cn_train.json, ...: [{"image": "...", "caption": [...]}, ...])
-flickr30k-images/1007129816.jpg                 or any other folders
+test_texts.jsonl             (or, in place of any, flickr30k_cn_train.json, ...: [{"image": "...", "caption": [...]},
+                             ...]); each at most two folders deep
+flickr30k-images/1007129816.jpg                 or any other folders or archives
 train_imgs.tsv, valid_imgs.tsv, test_imgs.tsv   id<TAB>base64; where the pictures are no files
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the pictures of train, val and test in the order of their first texts."""
         assert isinstance(options, CaptionsOptions)
-        files = split_files(root, "{}_texts.jsonl") or split_files(root, "flickr30k_cn_{}.json")
+        files = split_files(root, _FILES)
         if not files:
             raise tree_error(self, root, "expected train_texts.jsonl, valid_texts.jsonl or test_texts.jsonl")
-        index = ImageIndex(root)
+        index, tables = ImageIndex(root), split_files(root, _TABLES)
         yield from index.problems
         for split, path in files.items():
             found = list(_texts(path, split) if path.suffix == ".jsonl" else pictures(path, split))
-            table = split_files(root, "{}_imgs.tsv").get(split)
-            if table and any(isinstance(picture, Picture) and picture.id not in index for picture in found):
+            missing = {picture.id for picture in found if isinstance(picture, Picture) and not index.address(picture)}
+            if missing and (table := tables.get(split)):
                 for image, address in _addresses(table, relative(str(table), str(root))):
-                    index.setdefault(image, [address])
+                    if image in missing:
+                        index.setdefault(image, []).append((f"{image}.jpg", address))
             yield from picture_samples(found, index, options.captions)
 
     def demo(self, tree: Tree) -> None:
@@ -96,7 +100,7 @@ def _texts(path: Path, split: str) -> Iterator[Picture | LeftOut]:
         if not images:
             yield LeftOut(row_id, _NO_IMAGE)
         for image in map(str, images):
-            picture = found.setdefault(image, Picture(image, f"{image}.jpg", split, [], {"text_ids": []}))
+            picture = found.setdefault(image, Picture(image, image, split, [], {"text_ids": []}))
             picture.captions.append(text)
             picture.meta["text_ids"].append(row.get("text_id"))
     yield from found.values()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from embedshard.demo import Tree
 from embedshard.sample import SPLITS, LeftOut, Sample
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import CaptionsOptions
-from embedshard.sources._flickr import ImageIndex, picture_samples, pictures
-from embedshard.sources._read import find
+from embedshard.sources._flickr import ImageIndex, Picture, picture_samples, split_files, split_pictures
 
 __all__ = ["MSCOCO2014"]
 
 _KARPATHY = "dataset_coco.json"
 _TRAIN2014 = ("captions_train2014.json", "captions_train.json")
 _FILES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "karpathy": {split: (f"coco_karpathy_{split}.json",) for split in SPLITS},
+    "karpathy": {
+        split: (f"coco_karpathy_{split}.json", _KARPATHY, *(_TRAIN2014 if split == "train" else ())) for split in SPLITS
+    },
     "official": {"train": _TRAIN2014, "val": ("captions_val2014.json", "captions_val.json")},
     "official-2017": {split: (f"captions_{split}2017.json",) for split in ("train", "val")},
 }
@@ -27,7 +28,7 @@ class MSCOCO2014(Source):
     """MS COCO Captions; the media id is COCO's number of the picture, which 2014 and 2017 share.
 
     Karpathy's val and test are pictures of val2014, and his train is train2014 and the rest of val2014. Where his
-    train file is missing, COCO's captions of train2014 take its place.
+    train file is missing, COCO's captions of train2014 take its place. Masks of the same number are no pictures.
     """
 
     name = "mscoco2014"
@@ -45,13 +46,13 @@ class MSCOCO2014(Source):
     options = CaptionsOptions
     expects = f"""
 coco_karpathy_train.json     for --split karpathy: [{{"image": "val2014/...jpg", "caption": "..."}}, ...], or lists of
-coco_karpathy_val.json       captions; {_KARPATHY}, which is Karpathy's own file, in place of all;
+coco_karpathy_val.json       captions; {_KARPATHY}, which is Karpathy's own file, in place of any;
 coco_karpathy_test.json      captions_train2014.json (or captions_train.json) in place of train
 captions_train2014.json      for --split official: COCO's own files (or captions_train.json, captions_val.json)
 captions_val2014.json
 captions_train2017.json      for --split official-2017
-captions_val2017.json
-train2014/COCO_train2014_000000000009.jpg     or any other folders
+captions_val2017.json        (each at most two folders deep)
+train2014/COCO_train2014_000000000009.jpg     or any other folders or archives
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
@@ -63,8 +64,8 @@ train2014/COCO_train2014_000000000009.jpg     or any other folders
             raise tree_error(self, root, f"found none of the files with captions of --split {way}")
         index = ImageIndex(root, _image_id)
         yield from index.problems
-        for split, path in files.items():
-            yield from picture_samples(pictures(path, split, _image_id), index, options.captions)
+        found = _placed(split_pictures(files, _image_id), "2017" if way == "official-2017" else "2014")
+        yield from picture_samples(found, index, options.captions)
 
     def demo(self, tree: Tree) -> None:
         """Lay out the files of all ways to split, a missing picture, and pictures without captions."""
@@ -88,15 +89,18 @@ train2014/COCO_train2014_000000000009.jpg     or any other folders
 
 
 def _files(root: Path, way: str) -> dict[str, Path]:
-    """Give the file of each split; under "" the one that knows the splits itself."""
-    files = {split: path for split, names in _FILES[way].items() if (path := find(root, *names))}
-    if way != "karpathy":
-        return files
-    if "train" not in files and (own := find(root, _KARPATHY)):
-        return {"": own}
-    if files and "train" not in files and (train := find(root, *_TRAIN2014)):
-        return {"train": train, **files}
-    return files
+    """Give the file of each split; none of Karpathy's where all that is there are COCO's captions of train2014."""
+    files = split_files(root, _FILES[way])
+    only_train2014 = list(files) == ["train"] and files["train"].name in _TRAIN2014
+    return {} if way == "karpathy" and only_train2014 else files
+
+
+def _placed(found: Iterable[Picture | LeftOut], year: str) -> Iterator[Picture | LeftOut]:
+    """Put pictures into the folder that COCO has them in, where the annotations name none."""
+    for picture in found:
+        if isinstance(picture, Picture) and "/" not in picture.image:
+            picture = picture._replace(image=f"{picture.split}{year}/{picture.image}")
+        yield picture
 
 
 def _image_id(stem: str) -> str:

@@ -38,11 +38,11 @@ def tree(tmp_path):
 @real
 def test_real_test_file(tmp_path):
     shutil.copy(SHARED / "flickr30k/flickr30k_test.json", tmp_path)
-    touch(tmp_path, "flickr30k-images/1007129816.jpg", "more/101362133.png")
+    touch(tmp_path, "flickr30k-images/1007129816.jpg", "more/101362133.jpeg")
     samples, left_out = read("flickr30k", tmp_path)
     assert [(s.key, s.split, s.media.path) for s in samples] == [
         ("1007129816", "test", "flickr30k-images/1007129816.jpg"),
-        ("101362133", "test", "more/101362133.png"),
+        ("101362133", "test", "more/101362133.jpeg"),
     ]
     assert samples[0].caption == "The man with pierced ears is wearing glasses and an orange hat."
     assert left_out["1009434119"] == "missing media"
@@ -67,6 +67,65 @@ def test_entities_lists_hold_bare_ids(tree):
     options = PrepareOptions(split=str(ENTITIES))
     report = prepare(get_source("flickr30k"), tree.root, None, options, lambda n: None)
     assert report.samples == {"train": 1, "val": 1, "test": 0}
+
+
+@pytest.mark.parametrize("folder", ["", "csv/"])
+def test_entities_has_the_pictures_that_karpathy_left_out(tree, folder):
+    tree.json(
+        "flickr30k_train.json", [["flickr30k-images/2.jpg", "Two men."], ["flickr30k-images/1.jpg", "Not listed"]]
+    )
+    tree.text(f"{folder}results.csv", RESULTS)
+    for split, ids in {"train": "2199200615", "val": "2", "test": ""}.items():
+        tree.text(f"entities/{split}.txt", f"{ids}\n")
+    options = PrepareOptions(split=str(ENTITIES))
+    report = prepare(get_source("flickr30k"), tree.root, None, options, lambda n: None)
+    assert {(s.split, s.key, s.caption) for s in report.first} == {
+        ("train", "2199200615", "A dog ."),
+        ("val", "2", "Two men."),
+    }
+
+
+def test_pictures_that_karpathy_left_out_are_in_no_split_of_his(tree):
+    tree.json("flickr30k_train.json", [["flickr30k-images/2.jpg", "Two men."]])
+    tree.text("results.csv", RESULTS)
+    report = prepare(get_source("flickr30k"), tree.root, None, PrepareOptions(), lambda n: None)
+    assert report.samples == {"train": 1, "val": 0, "test": 0}
+    reason = 'unknown split "not in Karpathy\'s files" (expected train, val or test)'
+    assert report.left_out == {BAD_ROW: 1, reason: 1}
+    assert report.examples[reason] == ("2199200615",)
+
+
+def test_karpathys_own_file_gives_the_splits_that_have_no_other(tree):
+    splits = {"1": "train", "2": "val", "3": "test", "2199200615": "test"}
+    images = [
+        {"filename": f"{name}.jpg", "split": split, "sentences": [{"raw": "Own"}]} for name, split in splits.items()
+    ]
+    tree.json("dataset_flickr30k.json", {"dataset": "flickr30k", "images": images})
+    tree.json("flickr30k_test.json", [{"image": "flickr30k-images/3.jpg", "caption": ["Test"]}])
+    assert [(s.key, s.split, s.caption) for s in read("flickr30k", tree.root)[0]] == [
+        ("1", "train", "Own"),
+        ("2", "val", "Own"),
+        ("3", "test", "Test"),
+    ]
+
+
+def test_a_folder_whose_name_only_ends_alike_does_not_win(tree):
+    touch(tree.root, "aflickr30k-images/2.jpg", "a/2.jpg", "flickr30k-images/2.png")
+    tree.json("flickr30k_val.json", [{"image": "flickr30k-images/2.jpg", "caption": ["Two men"]}])
+    (sample,), _ = read("flickr30k", tree.root)
+    assert sample.media.path == "flickr30k-images/2.jpg"
+
+
+def test_a_split_in_two_folders_is_an_error(tree):
+    for folder in ("a", "b"):
+        tree.json(f"{folder}/flickr30k_val.json", [])
+    with pytest.raises(InputError, match=r"expected one flickr30k_val\.json, found .*a/flickr30k_val\.json and "):
+        read("flickr30k", tree.root)
+    for number, split in enumerate(("train", "val", "test"), 1):
+        tree.json(f"flickr30k_{split}.json", [[f"{number}.jpg", "A"]])
+    for folder in ("a", "b"):
+        tree.text(f"{folder}/dataset_flickr30k.json", "not needed")
+    assert len(read("flickr30k", tree.root)[0]) == 3
 
 
 @pytest.mark.parametrize(

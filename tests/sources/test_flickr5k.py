@@ -22,6 +22,18 @@ def test_names_with_a_double_ending(tmp_path, ending):
     assert not left_out
 
 
+@pytest.mark.parametrize("empty", ["[]", "[\n]\n"])
+def test_an_empty_file_is_passed_over_for_the_one_with_rows(tmp_path, empty):
+    touch(tmp_path, "flickr5k-images/1.jpg")
+    Tree(tmp_path).text("flickr5k_train.json", empty)
+    with pytest.raises(
+        InputError, match=r"flickr5k_train\.json: expected rows, found \[\].*flickr5k_train\.json\.json"
+    ):
+        read("flickr5k", tmp_path)
+    Tree(tmp_path).json("data/flickr5k_train.json.json", [{"image": "flickr5k-images/1.jpg", "caption": ["A dog"]}])
+    assert [(s.key, s.split) for s in read("flickr5k", tmp_path)[0]] == [("1", "train")]
+
+
 def test_captions_one_by_one_and_missing_pictures(tmp_path):
     names = [("1", "One"), ("2", "Gone"), ("1", "Two")]
     rows = [{"image": f"flickr5k-images/{name}.jpg", "caption": text, "image_id": name} for name, text in names]

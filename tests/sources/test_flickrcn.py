@@ -83,6 +83,25 @@ def test_generated_files_of_the_flickr_form(tmp_path):
     assert (sample.key, sample.split, sample.caption) == ("1", "val", "一只狗。 狗！")
 
 
+def test_each_split_may_have_its_own_form(tmp_path):
+    write(tmp_path, "train", text(1, "一只狗", 1))
+    Tree(tmp_path).json("flickr30k_cn_train.json", [{"image": "flickr30k-images/1.jpg", "caption": ["不用"]}])
+    Tree(tmp_path).json("flickr30k_cn_val.json", [{"image": "flickr30k-images/2.jpg", "caption": ["一只猫"]}])
+    touch(tmp_path, "flickr30k-images/1.jpg", "flickr30k-images/2.jpg")
+    samples, _ = read("flickrcn", tmp_path)
+    assert [(s.key, s.split, s.caption) for s in samples] == [("1", "train", "一只狗"), ("2", "val", "一只猫")]
+
+
+def test_a_mask_never_becomes_the_picture_of_a_bare_id(tmp_path):
+    write(tmp_path, "train", text(1, "一只狗", 1), text(2, "一只猫", 2), text(3, "鸟", 3))
+    touch(tmp_path, "panoptic_train/1.png", "pngs/2.png", "panoptic_train/3.png")
+    Tree(tmp_path).text("train_imgs.tsv", f"3\t{base64.b64encode(image_bytes('3')).decode()}\n")
+    samples, left_out = read("flickrcn", tmp_path)
+    assert samples[0].media.path == "pngs/2.png"
+    assert samples[1].media.path.startswith("train_imgs.tsv#3.jpg:")
+    assert left_out == {"1": "missing media"}
+
+
 def test_bad_rows_take_no_other_down(tmp_path):
     write(tmp_path, "train", {"text_id": 1}, {"text": 5, "image_ids": [1]}, {"text": "x", "image_ids": 1})
     with (tmp_path / "train_texts.jsonl").open("a") as file:

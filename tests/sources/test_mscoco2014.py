@@ -100,7 +100,7 @@ def test_captions_train_may_have_rows(tree):
 def test_train_that_holds_a_picture_of_val_is_an_error_whatever_its_spelling(tree, tmp_path, captions):
     tree.json("captions_train.json", container(42, 73))
     options = PrepareOptions(settings={"captions": captions})
-    with pytest.raises(InputError, match="COCO_val2014_000000000042"):
+    with pytest.raises(InputError, match="two splits: 42"):
         prepare(get_source("mscoco2014"), tree.root, None, options, lambda n: None)
 
 
@@ -140,11 +140,62 @@ def test_karpathys_own_file(tmp_path):
     assert not left_out
 
 
-def test_a_mask_of_the_same_name_is_no_picture(tmp_path):
-    touch(tmp_path, "annotations/panoptic_val2017/000000000042.png", "val2017/000000000042.jpg")
-    Tree(tmp_path).json("annotations/captions_val2017.json", container(42))
+@pytest.mark.parametrize("mask", ["annotations/panoptic_val2017", "stuffthingmaps/val2017", "val2017"])
+@pytest.mark.parametrize("way", ["karpathy", "official-2017"])
+def test_a_mask_never_becomes_the_picture(tmp_path, way, mask):
+    picture = "val2017/000000000042.jpg"
+    touch(tmp_path, f"{mask}/000000000042.png", f"{mask}/000000000042.bmp", picture)
+    tree = Tree(tmp_path)
+    tree.json("coco_karpathy_val.json", [{"image": f"val2014/{VAL}.jpg", "caption": ["a bed"]}])
+    tree.json("annotations/captions_val2017.json", container(42))
+    assert [s.media.path for s in read("mscoco2014", tmp_path, way)[0]] == [picture]
+    (tmp_path / picture).unlink()
+    assert read("mscoco2014", tmp_path, way) == ([], {"42": "missing media"})
+
+
+def test_masks_in_an_archive_with_the_folders_of_the_pictures(tmp_path):
+    tree = Tree(tmp_path)
+    tree.tar("masks.tar", {"val2017/000000000042.png": b"png"})
+    tree.tar("val2017.tar", {"val2017/000000000042.jpg": b"jpg"})
+    tree.json("captions_val2017.json", container(42))
     (sample,), _ = read("mscoco2014", tmp_path, "official-2017")
-    assert sample.media.path == "val2017/000000000042.jpg"
+    assert sample.media.path == "val2017.tar#val2017/000000000042.jpg:512+3"
+
+
+@pytest.mark.parametrize(
+    ("way", "picture"), [("official-2017", "val2017/000000000042.jpg"), ("official", f"val2014/{VAL}.jpg")]
+)
+def test_a_folder_whose_name_only_ends_alike_does_not_win(tmp_path, way, picture):
+    touch(tmp_path, f"aug_{picture}", f"a/{Path(picture).name}", picture)
+    Tree(tmp_path).json("captions_val2017.json", container(42))
+    Tree(tmp_path).json("captions_val2014.json", container(42, name="COCO_val2014_{:012d}.jpg"))
+    (sample,), _ = read("mscoco2014", tmp_path, way)
+    assert sample.media.path == picture
+
+
+def karpathys_own_file(*splits: str) -> dict[str, list[dict[str, object]]]:
+    rows = zip((TRAIN, VAL, TEST, REST), splits, strict=True)
+    return {"images": [{"filename": f"{n}.jpg", "split": split, "sentences": [{"raw": "Own."}]} for n, split in rows]}
+
+
+def test_karpathys_own_file_gives_the_splits_that_have_no_other(tree):
+    tree.json("dataset_coco.json", karpathys_own_file("train", "val", "test", "restval"))
+    (tree.root / "coco_karpathy_val.json").unlink()
+    assert [(s.key, s.split, s.caption) for s in read("mscoco2014", tree.root)[0]] == [
+        ("9", "train", "Own."),
+        ("42", "val", "Own."),
+        ("73", "train", "Own."),
+        ("391895", "test", "A man."),
+    ]
+
+
+@pytest.mark.parametrize("stub", ["[]", " [ ]\n"])
+def test_an_empty_file_is_passed_over_for_another_and_is_an_error_alone(tree, stub):
+    tree.text("coco_karpathy_train.json", stub)
+    with pytest.raises(InputError, match=r"coco_karpathy_train\.json: expected rows, found \[\].*dataset_coco\.json"):
+        read("mscoco2014", tree.root)
+    tree.json("annotations/captions_train2014.json", container(9, name="COCO_train2014_{:012d}.jpg"))
+    assert [s.split for s in read("mscoco2014", tree.root)[0]] == ["train", "val", "test"]
 
 
 def test_the_named_folder_goes_first_and_any_other_is_found(tree):
