@@ -19,7 +19,7 @@ __all__ = ["DistinctIds", "id_hash"]
 _Ids = npt.NDArray[np.uint64]
 _Records = npt.NDArray[np.void]
 
-_SLICE = 1 << 20
+_SLICE = 1 << 18
 _BUFFER = 1 << 16
 _BITS = 2**64 - 4
 
@@ -98,6 +98,6 @@ class DistinctIds:
             parts = []
             while len(block := np.frombuffer(self._file.read(self._record.itemsize * _SLICE), self._record)):
                 parts.append(block[(block["id"] >= low) & (block["id"] <= high - 1)])
-            if parts:
-                records = np.concatenate(parts)
+            records = np.concatenate([*parts, np.empty(0, self._record)])
+            if len(records):
                 yield records[np.argsort(records["id"], kind="stable")]

@@ -45,6 +45,11 @@ _NO_SPLIT = (
     "--split RECIPE.yaml with the lines `ratios: {train: 0.9, val: 0.05, test: 0.05}` and `seed: 0`"
 )
 
+_COMPRESSED = (
+    "media lie in compressed tars, which are read from their beginning whenever they are not read in order: "
+    "gunzip them (gzip -d *.tar.gz) and prepare again where encode is to be fast"
+)
+
 Rows = Callable[[], Iterator[Sample | LeftOut]]
 
 
@@ -147,12 +152,12 @@ def prepare(
         _fill(writer, rows(), tally, freeze, progress)
         if not tally.samples:
             raise tree_error(source, root, f"not one sample; left out: {tally.reasons() or 'nothing, there is no row'}")
-        notes = _leak(rows, tally, options) + (_NO_SPLIT,) * judge.without_split
+        notes = _leak(rows, tally, options) + (_COMPRESSED,) * tally.compressed + (_NO_SPLIT,) * judge.without_split
         _require_own_keys(source, rows, tally)
+        counts = tally.splits()
+        notes += _unmet(recipe) if recipe else _compared(source, read, counts)
         if manifest:
             (manifest.parent / "prepare.json").unlink(missing_ok=True)
-    counts = tally.splits()
-    notes += _unmet(recipe) if recipe else _compared(source, read, counts)
     report = tally.report(counts, notes)
     if manifest:
         _publish_left_out(manifest.parent / "left_out.jsonl", tally)
@@ -188,12 +193,10 @@ def _compared(source: Source, options: Options, counts: Mapping[str, SplitCounts
 
 
 def _unmet(recipe: SplitRecipe) -> tuple[str, ...]:
-    """Say which media the recipe lists that are in no row."""
+    """Say which media the recipe lists that gave no sample."""
     unmet = recipe.unmet()
-    lost = (
-        f"{len(unmet)} media that the split recipe lists are in no row of the raw dataset: {_first(unmet, len(unmet))}"
-    )
-    return (lost,) if unmet else ()
+    what = "media that the split recipe lists have no sample (no row, or left out)"
+    return (f"{len(unmet)} {what}: {_first(unmet, len(unmet))}",) if unmet else ()
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -320,7 +323,9 @@ class _Tally:
         self.left_out: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.first: list[Sample] = []
-        self.keys, self.media = DistinctIds(), DistinctIds(amounts=2)
+        self.compressed = False
+        self.keys, self.media = DistinctIds(), DistinctIds()
+        self.lengths, self.listed = DistinctIds(amounts=1), DistinctIds(amounts=1)
         self.spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
 
     def add(self, sample: Sample) -> None:
@@ -328,13 +333,17 @@ class _Tally:
         split, media = sample.split, sample.media
         self.samples[split] += 1
         captions = sample.meta.get("captions")
-        own = len(captions) if isinstance(captions, list) else 0
-        if not own:
+        if isinstance(captions, list):
+            self.listed.add(f"{media.path}\0{media.start}\0{media.end}", _TAGS[split], (len(captions),))
+        else:
             self.captions[split] += 1
+        self.compressed |= media.path.endswith("~gzip")
+        if media.duration:
+            self.lengths.add(media.path, _TAGS[split], (media.duration,))
         if media.start is not None or media.end is not None:
             self.windows[split] += 1
         self.keys.add(sample.key)
-        self.media.add(media.id, _TAGS[split], (media.duration or 0.0, own))
+        self.media.add(media.id, _TAGS[split])
         if len(self.first) < _FIRST:
             self.first.append(sample)
 
@@ -354,12 +363,17 @@ class _Tally:
 
     def splits(self) -> dict[str, SplitCounts]:
         """Give the counts of each split."""
-        counts = {}
-        for split, (media, seconds, captions) in zip(SPLITS, self.media.totals(), strict=False):
-            captions = self.captions[split] + int(captions)
-            hours = round(seconds / 3600, 3)
-            counts[split] = SplitCounts(self.samples[split], int(media), captions, self.windows[split], hours)
-        return counts
+        media, lengths, listed = (ids.totals() for ids in (self.media, self.lengths, self.listed))
+        return {
+            split: SplitCounts(
+                samples=self.samples[split],
+                media=int(media[tag, 0]),
+                captions=self.captions[split] + int(listed[tag, 1]),
+                windows=self.windows[split],
+                hours=round(float(lengths[tag, 1]) / 3600, 3),
+            )
+            for split, tag in _TAGS.items()
+        }
 
     def report(self, counts: Mapping[str, SplitCounts], notes: tuple[str, ...]) -> PrepareReport:
         """Give all that was counted."""

@@ -150,10 +150,16 @@ def _listed_ids(file: Path) -> Iterator[tuple[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".json":
-            yield from ((f"{file}, entry {number}", str(media_id)) for number, media_id in enumerate(json.loads(text)))
+            found = json.loads(text)
+            if not isinstance(found, list) or not all(isinstance(media_id, str | int) for media_id in found):
+                raise TypeError("no list of texts")
+            yield from ((f"{file}, entry {number}", str(media_id)) for number, media_id in enumerate(found))
         elif file.suffix.lower() == ".csv":
             for number, row in enumerate(csv.DictReader(io.StringIO(text)), 1):
-                yield f"{file}, row {number}", row["media_id"] if "media_id" in row else row["video_id"]
+                media_id = row["media_id"] if "media_id" in row else row["video_id"]
+                if media_id is None:
+                    raise ValueError(f"no id in row {number}")
+                yield f"{file}, row {number}", media_id
         else:
             lines = enumerate(text.split("\n"), 1)
             yield from (

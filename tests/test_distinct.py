@@ -44,3 +44,13 @@ def test_the_first_amounts_of_an_id_are_summed(monkeypatch):
     for number in range(1000):
         ids.add(f"video{number % 250}", number % 2, (1.5, number // 250 + 3))
     assert ids.totals()[:2].tolist() == [[125, 187.5, 375], [125, 187.5, 375]]
+
+
+def test_slices_without_any_id(monkeypatch):
+    monkeypatch.setattr(distinct, "_SLICE", 64)
+    ids = DistinctIds()
+    for _ in range(1000):
+        ids.add("video")
+    assert ids.totals()[:2, 0].tolist() == [1, 0]
+    assert ids.repeated() == {id_hash("video")}
+    assert DistinctIds().totals().sum() == 0

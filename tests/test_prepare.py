@@ -203,7 +203,8 @@ class Odd(Source):
     def samples(self, root, options):
         for number, changes in enumerate(map(dict, self.rows)):
             window, duration = changes.pop("window", (None, None)), changes.pop("duration", None)
-            media = Media(changes.pop("media", f"m{number}"), "a.mp4", "video", *window, duration)
+            name = changes.pop("media", f"m{number}")
+            media = Media(name, f"{name}.mp4", "video", *window, duration)
             yield Sample(**{"key": f"k{number}", "split": "", "media": media, "caption": "c", "meta": {}} | changes)
 
     def demo(self, tree):
@@ -257,17 +258,18 @@ def test_counts_of_a_split(tmp_path):
         {"media": "a", "duration": 1800.0, "window": (1.0, None)},
         {"media": "b", "duration": 5400.0, "meta": {"captions": ["x", "y", "z"]}},
         {"media": "b", "duration": 5400.0, "meta": {"captions": ["x", "y", "z"]}},
+        {"media": "b", "duration": 5400.0, "window": (5.0, 6.0), "meta": {"captions": ["u", "v"]}},
         {"media": "c", "split": "test"},
     ]
     report, samples = odd_samples(tmp_path)
     assert report.splits == {
-        "train": SplitCounts(samples=4, media=2, captions=5, windows=2, hours=2.0),
+        "train": SplitCounts(samples=5, media=2, captions=7, windows=3, hours=2.0),
         "val": SplitCounts(0, 0, 0, 0, 0.0),
         "test": SplitCounts(samples=1, media=1, captions=1, windows=0, hours=0.0),
     }
-    assert ([s.key for s in report.first], len(samples)) == (["k0", "k1", "k2"], 5)
+    assert ([s.key for s in report.first], len(samples)) == (["k0", "k1", "k2"], 6)
     record = json.loads((tmp_path / "prepare.json").read_text())
-    assert (record["hours"]["train"], record["media"]["test"], record["captions"]["train"]) == (2.0, 1, 5)
+    assert (record["hours"]["train"], record["media"]["test"], record["captions"]["train"]) == (2.0, 1, 7)
 
 
 def test_published_counts_are_compared(tmp_path, monkeypatch):

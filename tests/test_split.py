@@ -60,7 +60,18 @@ def test_lists_of_the_raw_dataset(tmp_path):
     assert [assign(name) for name in ("v_1", "2", "v_3", "v_4", "y")] == ["train", "train", "val", "test", None]
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.json", "1"), ("a.csv", "id\nv\n"), ("a.txt", "\xff")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "{"),
+        ("a.json", "1"),
+        ("a.json", '"id0"'),
+        ("a.json", '{"id0": 1}'),
+        ("a.csv", "x,video_id\na,b\nc\n"),
+        ("a.csv", "id\nv\n"),
+        ("a.txt", "\xff"),
+    ],
+)
 def test_what_is_no_list(tmp_path, name, text):
     (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="expected one media id a line in UTF-8, a csv with the column"):

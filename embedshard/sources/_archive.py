@@ -10,6 +10,7 @@ import glob
 import gzip
 import itertools
 import math
+import os
 import re
 import struct
 import tarfile
@@ -39,7 +40,8 @@ SCATTERED_FRAMES = "frames of one folder that do not lie together in the tar (un
 OTHER_CODING = "a member that is encrypted or compressed in an unusual way (pack it again, with zip -0)"
 
 _PIECE = re.compile(r"(.*_part_?)[a-z]{2}", re.DOTALL)
-_ZIP_HEADER = struct.Struct("<26xHH")
+_TAIL = 1 << 16
+_ZIP_HEADER = struct.Struct("<4s22xHH")
 _CODINGS: dict[int, Coding] = {zipfile.ZIP_STORED: "", zipfile.ZIP_DEFLATED: "deflate"}
 
 
@@ -147,7 +149,9 @@ def read_tar(path: Path, extensions: tuple[str, ...] = ()) -> Iterator[TarMember
                 raise tarfile.ReadError("the end is missing")
             if name:
                 content = _bytes_at(file, offset, size) if name.endswith(extensions) else b""
-                yield TarMember(name, header, offset, size, content)
+                yield TarMember(name.removeprefix("./"), header, offset, size, content)
+        if file.read(_TAIL).strip(b"\0"):
+            raise tarfile.ReadError("more behind its end")
 
 
 def _bytes_at(file: IO[bytes], offset: int, size: int) -> bytes:
@@ -176,6 +180,7 @@ def _tar_members(path: Path, address: str) -> Iterator[tuple[str, str]]:
 
 def _zip_members(path: Path, address: str) -> Iterator[tuple[str, str] | LeftOut]:
     with open_pieces(path) as file, zipfile.ZipFile(file) as archive:
+        end = file.seek(0, os.SEEK_END)
         for info in archive.infolist():
             if info.is_dir():
                 continue
@@ -184,10 +189,21 @@ def _zip_members(path: Path, address: str) -> Iterator[tuple[str, str] | LeftOut
                 yield LeftOut(f"{address}#{info.filename}", OTHER_CODING)
             else:
                 offset = _data_offset(file, info)
-                yield info.filename, member_address(address, info.filename, offset, info.compress_size, coding)
+                if offset + info.compress_size > end:
+                    raise zipfile.BadZipFile("a member goes beyond the end")
+                yield (
+                    info.filename.removeprefix("./"),
+                    member_address(address, info.filename, offset, info.compress_size, coding),
+                )
 
 
 def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     file.seek(info.header_offset)
-    name, extra = _ZIP_HEADER.unpack(file.read(_ZIP_HEADER.size))
+    mark, name, extra = _ZIP_HEADER.unpack(file.read(_ZIP_HEADER.size))
+    if mark != b"PK\3\4" or file.read(int(name)) not in _spelled(info.orig_filename):
+        raise zipfile.BadZipFile(f"no member {info.filename} where the list says")
     return info.header_offset + _ZIP_HEADER.size + int(name) + int(extra)
+
+
+def _spelled(name: str) -> set[bytes]:
+    return {name.encode(encoding, "replace") for encoding in ("utf-8", "cp437")}

@@ -49,6 +49,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _AFTER_VALUE = ",:]} \t\r\n"
 _BLOCK = 1 << 20
 _TOKEN = 16
+_LONGEST_CELL = 1 << 24
 
 
 def media_root(root: Path) -> Path:
@@ -102,8 +103,24 @@ def _skipped(path: str, name: str) -> bool:
 
 
 def find(root: Path, *names: str) -> Path | None:
-    """Give the first file that has one of these names, at most two folders deep; the first name goes first."""
-    return next((path for name in names for path in _find_all(root, name)), None)
+    """Find a file that has one of these names, at most two folders deep.
+
+    The first name goes first, and of several files of it the one that lies in `root` itself.
+
+    Raises:
+        InputError: Several folders have a file of that name, which may be other datasets' or another version.
+    """
+    return next((path for name in names if (path := _find_one(root, name))), None)
+
+
+def _find_one(root: Path, name: str) -> Path | None:
+    paths = _find_all(root, name)
+    if len(paths) > 1 and paths[0].parent != root:
+        raise InputError(
+            f"{root}: expected one {name}, found {' and '.join(str(path) for path in paths[:3])}\n"
+            "  Give the folder of this dataset alone as RAW, or take the others out"
+        )
+    return paths[0] if paths else None
 
 
 def _find_all(root: Path, name: str) -> list[Path]:
@@ -112,28 +129,8 @@ def _find_all(root: Path, name: str) -> list[Path]:
 
 
 def find_splits(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """Find the file of each split, at most two folders deep; one that lies in `root` itself goes first.
-
-    Args:
-        root: The raw dataset.
-        names: For each split the names that its file may have; the first name goes first.
-
-    Raises:
-        InputError: Several folders have a file of that name, which may be other datasets' or another version.
-    """
-    found: dict[str, Path] = {}
-    for split, spellings in names.items():
-        for name in spellings:
-            paths = _find_all(root, name)
-            if len(paths) > 1 and paths[0].parent != root:
-                raise InputError(
-                    f"{root}: expected one {name}, found {' and '.join(str(path) for path in paths[:3])}\n"
-                    "  Give the folder of this dataset alone as RAW, or take the others out"
-                )
-            if paths:
-                found[split] = paths[0]
-                break
-    return found
+    """Find the file of each split as `find` does; `names` are those that it may have."""
+    return {split: path for split, spellings in names.items() if (path := find(root, *spellings))}
 
 
 def seconds_or_none(value: Any) -> float | None:
@@ -218,7 +215,7 @@ def rows(path: Path) -> Iterator[Row | str]:
 
 
 def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row | str]:
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(_LONGEST_CELL)
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
@@ -238,7 +235,7 @@ def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row | str]:
                         yield "a row with more or fewer cells than the header"
                 return
             except csv.Error as error:
-                if "unexpected end" in str(error):
+                if "unexpected end" in str(error) or "field limit" in str(error):
                     raise InputError(f"{path}: the quote opened in the row of line {line} is never closed") from error
                 yield "a row that is not valid CSV"
 

@@ -176,3 +176,30 @@ def test_media_inside_a_folder(tmp_path):
     index = media_index(tmp_path, "image", folders=1, inside="101")
     assert set(index) == {"ant/1", "bee/1"}
     assert index["ant/1"] == "x/101/ant/1.jpg"
+
+
+def test_members_that_begin_with_a_dot_and_a_slash_are_media(tmp_path):
+    write_tar(tmp_path / "a.tar", {"./v.mp4": b"v", "./.hidden.mp4": b""})
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("./d/w.mp4", b"w")
+    index = media_index(tmp_path, "video")
+    assert {name: content(path, tmp_path) for name, path in index.items()} == {"v": b"v", "w": b"w"}
+
+
+def test_a_zip_whose_list_tells_other_places_gives_no_wrong_bytes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a", "b", "c"):
+            archive.writestr(f"{name}.mp4", name.encode() * 1000)
+    data = (tmp_path / "a.zip").read_bytes()
+    for damaged in (data[:500] + data[300:], data[:1040] + b"\0" * 40 + data[1080:]):
+        (tmp_path / "a.zip").write_bytes(damaged)
+        index = media_index(tmp_path, "video")
+        found = {name: content(path, tmp_path) for name, path in index.items()}
+        assert all(set(read) == set(name.encode()) for name, read in found.items() if name != "a")
+        assert [problem.id for problem in index.problems] == ["a.zip"]
+
+
+def test_a_tar_behind_a_tar_is_told(tmp_path):
+    write_tar(tmp_path / "a.tar", {"v.mp4": b"v"})
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes() * 2)
+    assert [problem.id for problem in media_index(tmp_path, "video").problems] == ["a.tar"]

@@ -65,7 +65,10 @@ def test_paths():
 def test_a_file_is_found_two_folders_deep(tmp_path):
     touch(tmp_path, "x/y/b.json", ".x/b.json", "z/a[1].json", "x/y/z/c.json", "x/a[1].json")
     assert find(tmp_path, "b.json") == tmp_path / "x/y/b.json"
-    assert find(tmp_path, "none.json", "a[1].json") == tmp_path / "x/a[1].json"
+    with pytest.raises(InputError, match=r"one a\[1\]\.json, found .*x/a\[1\]\.json and .*z/a\[1\]\.json"):
+        find(tmp_path, "none.json", "a[1].json")
+    touch(tmp_path, "a[1].json")
+    assert find(tmp_path, "none.json", "a[1].json") == tmp_path / "a[1].json"
     assert find(tmp_path, "c.json") is None
 
 

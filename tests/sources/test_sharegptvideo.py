@@ -72,10 +72,10 @@ def test_every_archive_is_read_and_not_the_first_alone(tmp_path):
     write(tmp_path, *(row(video, "<video>\nWhat?", f"It is {video}.") for video in "abcd"))
     samples, left_out = read("sharegptvideo", tmp_path)
     assert [s.media.path.partition(":")[0] for s in samples] == [
-        "train_300k/chunk_0.tar.gz#./a",
-        "train_300k/chunk_0.tar.gz#./b",
-        "train_300k/chunk_1.tar.gz#./c",
-        "train_600k/chunk_0.tar.gz#./d",
+        "train_300k/chunk_0.tar.gz#a",
+        "train_300k/chunk_0.tar.gz#b",
+        "train_300k/chunk_1.tar.gz#c",
+        "train_600k/chunk_0.tar.gz#d",
     ]
     assert left_out == {}
 
