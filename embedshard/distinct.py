@@ -89,7 +89,7 @@ class DistinctIds:
         return found
 
     def _sorted_slices(self) -> Iterator[_Records]:
-        """Yield all records in order of their ids, in slices that never part equal hashes."""
+        """Yield the first two records of each id in order of the ids, in slices that never part equal hashes."""
         self._flush()
         slices = self.count // _SLICE + 1
         edges = [(2**64 * i // slices) >> 2 << 2 for i in range(slices)] + [2**64]
@@ -97,7 +97,15 @@ class DistinctIds:
             self._file.seek(0)
             parts = []
             while len(block := np.frombuffer(self._file.read(self._record.itemsize * _SLICE), self._record)):
-                parts.append(block[(block["id"] >= low) & (block["id"] <= high - 1)])
-            records = np.concatenate([*parts, np.empty(0, self._record)])
+                parts.append(_at_most_two(block[(block["id"] >= low) & (block["id"] <= high - 1)]))
+            records = _at_most_two(np.concatenate([*parts, np.empty(0, self._record)]))
             if len(records):
-                yield records[np.argsort(records["id"], kind="stable")]
+                yield records
+
+
+def _at_most_two(records: _Records) -> _Records:
+    """Sort records by their ids and keep the first two of each, so that one id in every row costs no memory."""
+    records = records[np.argsort(records["id"], kind="stable")]
+    third = np.zeros(len(records), np.bool_)
+    third[2:] = records["id"][2:] == records["id"][:-2]
+    return records[~third]

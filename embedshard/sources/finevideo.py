@@ -58,7 +58,7 @@ class FineVideo(Source):
     options = FineVideoOptions
     expects = """
 data/train-00000-of-01357.parquet    any number of them, in any folders, with the columns
-    mp4                              the bytes of the video
+    mp4                              the bytes of the video, or a struct that has them as "bytes"
     json                             {"original_video_filename", "duration_seconds", "content_metadata":
                                      {"description", "qAndA", "scenes", ...}, ...}, as a struct or as text
 """
@@ -70,7 +70,7 @@ data/train-00000-of-01357.parquet    any number of them, in any folders, with th
         if not files:
             raise tree_error(self, root, "found no parquet file")
         for path in files:
-            _require_columns(path)
+            column = _video_column(path)
             address = relative(str(path), str(media_root(root)))
             for number, row in enumerate(rows(path)):
                 fields = _fields(row)
@@ -80,7 +80,7 @@ data/train-00000-of-01357.parquet    any number of them, in any folders, with th
                 video = _youtube_id(fields) or f"{_chunk(path)}-{number}"
                 media = Media(
                     video,
-                    row_address(address, "mp4", number),
+                    row_address(address, column, number),
                     "video",
                     duration=seconds_or_none(fields.get("duration_seconds")),
                 )
@@ -125,21 +125,28 @@ def _demo_scene(number: int, title: str) -> dict[str, Any]:
     return {"sceneId": number + 1, "title": title, "timestamps": times, "activities": activities}
 
 
-def _require_columns(path: Path) -> None:
+def _video_column(path: Path) -> str:
+    """Give the column of the videos' bytes, which may be a field of `mp4`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        names = pq.read_schema(path).names
+        schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a parquet file, or a damaged one: {error}") from error
-    if not {"mp4", "json"} <= set(names):
-        raise InputError(f"{path}: expected the columns mp4 and json, found {', '.join(names)}")
+    if not {"mp4", "json"} <= set(schema.names):
+        raise InputError(f"{path}: expected the columns mp4 and json, found {', '.join(schema.names)}")
+    kind = schema.field("mp4").type
+    inside = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    content = kind.field("bytes").type if inside else kind
+    if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
+        raise InputError(f"{path}: expected the column mp4 to be bytes or a struct with the field bytes, found {kind}")
+    return "mp4.bytes" if inside else "mp4"
 
 
 def _fields(row: Fields | str) -> Fields:
     """Give the fields of a video, none where there are none."""
-    fields = None if isinstance(row, str) else row["json"]
+    fields = None if isinstance(row, str) else row.get("json")
     try:
         found = json.loads(fields) if isinstance(fields, str) else fields
     except (RecursionError, ValueError):
@@ -160,7 +167,7 @@ def _chunk(path: Path) -> str:
 def _samples(way: str, media: Media, fields: Fields, content: Fields) -> Iterator[Sample | LeftOut]:
     if way == "caption":
         text = content.get("description")
-        text = text if isinstance(text, str) else ""
+        text = text.strip() if isinstance(text, str) else ""
         yield Sample(make_key(media.id), "", media, text, {**fields, "id": media.id, "title": content.get("title")})
         return
     parts = content.get(_LISTS[way])
@@ -191,6 +198,6 @@ def _scene(scene: Fields) -> tuple[str, tuple[float, float], Fields]:
     start, end = seconds(times["start_timestamp"]), seconds(times["end_timestamp"])
     if start is None or end is None:
         raise ValueError("no time")
-    activities = (activity["description"] for activity in scene.get("activities") or ())
+    activities = (activity.get("description") for activity in scene.get("activities") or () if activity is not None)
     texts = [text for text in (scene["title"], *activities) if isinstance(text, str)]
     return joined(texts), (start, end), {name: value for name, value in scene.items() if name != "timestamps"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ __all__ = ["InternVid"]
 _NOT_OBJECT = "a line that is no JSON object"
 _UNREADABLE = "a row without a YoutubeID and a Caption"
 _NO_TIMES = "Start_timestamp or End_timestamp is no time"
+_CLIPS = re.compile(r"(?:^|[/#])(?:videos|clips)(?:\.[^/#]+#|/)")
 
 
 class InternVid(Source):
     """InternVid; the media id is the YouTube id, which all clips of a video share.
 
-    The id of a sample is the YouTube id and the number of its line, as nothing says that the times are unique. Where
-    a clip was cut already, its file is read whole, and the times in the video are metadata only; else the times are
-    the window of the video.
+    The id of a sample is the YouTube id and the number of its line, as nothing says that the times are unique. The
+    times are the window of the video. Where the video is not there but the clip, cut already, its file is read whole,
+    and the times in the video are metadata only.
     """
 
     name = "internvid"
@@ -39,11 +41,13 @@ class InternVid(Source):
     modality = "video"
     splits = {"given": ("train",)}
     expects = """
-InternVid-10M-flt.jsonl    one InternVid*.jsonl, here or in any folder, or that file as RAW; its lines are
+InternVid-10M-flt.jsonl    one InternVid*.jsonl, here or in any folder, or that file as RAW, and then the
+                           videos are looked for in its own folder and below; its lines are
                            {"YoutubeID": "-aB3dE6gHi0", "Start_timestamp": "00:07:33.689",
                            "End_timestamp": "00:07:51.085", "Caption": "a dog runs", "Aesthetic_Score": 4.2, ...}
 videos/-aB3dE6gHi0.mp4     a whole video, in any folders or archives
-videos/12.mp4              or the clip of line 12, cut already; every line counts, also a blank one, the first is 0
+videos/12.mp4              or, where that is not there, the clip of line 12, cut already, below a folder, or in an
+                           archive, of the name videos or clips; every line counts, also a blank one, from 0
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
@@ -103,17 +107,23 @@ def _clip(row: Any, number: int, media: MediaIndex) -> Sample | LeftOut:
     if not (isinstance(video, str) and isinstance(caption, str)):
         return LeftOut(f"line {number}", _UNREADABLE)
     raw_id = f"{video}_{number}"
-    if path := media.get(str(number)):
-        clip = Media(video, path, "video")
-    elif path := media.get(video):
+    if path := media.get(video):
         start, end = _seconds(row.get("Start_timestamp")), _seconds(row.get("End_timestamp"))
         if start is None or end is None:
             return LeftOut(raw_id, _NO_TIMES)
         clip = Media(video, path, "video", start, end)
+    elif path := _cut_clip(number, media):
+        clip = Media(video, path, "video")
     else:
         return LeftOut(raw_id, MISSING_MEDIA)
     row["id"], row["youtube_id"] = raw_id, video
     return Sample(make_key(raw_id), "", clip, caption.strip(), row)
+
+
+def _cut_clip(number: int, media: MediaIndex) -> str | None:
+    """Give the file of a line's number, which may be another dataset's unless its folder tells what it is."""
+    paths = filter(_CLIPS.search, media.all(str(number)))
+    return min(paths, key=lambda path: path.count("/"), default=None)
 
 
 def _seconds(time: Any) -> float | None:

@@ -47,7 +47,7 @@ test.jsonl                optional, in the same form, as is val.jsonl
                           Or what the authors' pipeline writes, without a split; the first of these that is there:
                           {_PIPELINE[0]}, or lines {{"video_fname", "start_sec", "end_sec", "captions": [...]}} in
                           {", ".join(_PIPELINE[1:])}
-                          Or any such file as RAW
+                          Or any such file as RAW; videos are looked for in its own folder and below
 videos/-aB3dE6gHi0.mp4    in any folders or archives
 """
 
@@ -59,10 +59,10 @@ videos/-aB3dE6gHi0.mp4    in any folders or archives
         yield from media.problems
         numbers: Counter[str] = Counter()
         for split, path in tables.items():
-            for row in rows(path):
+            for line, row in enumerate(rows(path)):
                 name = None if isinstance(row, str) else row.get("video") or row.get("video_fname")
                 if isinstance(row, str) or not isinstance(name, str):
-                    yield LeftOut(f"a row of {path.name}", row if isinstance(row, str) else _UNREADABLE)
+                    yield LeftOut(f"row {line} of {path.name}", row if isinstance(row, str) else _UNREADABLE)
                     continue
                 video = name.rpartition("/")[2][:11]
                 number, segment = numbers[video], _media(name, row, media)

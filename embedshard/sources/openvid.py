@@ -11,7 +11,7 @@ from typing import Any
 
 from embedshard.demo import Tree, video_bytes
 from embedshard.errors import InputError
-from embedshard.sample import LeftOut, Media, Sample, make_key
+from embedshard.sample import LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._media import media_index
 from embedshard.sources._read import MISSING_MEDIA, find, rows
@@ -93,12 +93,13 @@ def _line(name: str, caption: str) -> str:
 
 
 def _sample(row: Mapping[str, str], media: Mapping[str, str]) -> Sample | LeftOut:
-    name = row["video"].removesuffix(".mp4")
+    name = row["video"].rpartition("/")[2]
+    name = name.rpartition(".")[0] if media_kind(name) == "video" else name
     path = media.get(name)
     if not path:
         return LeftOut(name or "a row without a name", MISSING_MEDIA)
     meta: dict[str, Any] = {"id": name, **row}
-    caption = meta.pop("caption")
+    caption = meta.pop("caption").strip()
     for column in _NUMBERS:
         if column in row:
             meta[column] = _number(row[column])

@@ -152,7 +152,7 @@ def _cuts(texts: Mapping[str, str], read: ReadJson, video: str) -> Mapping[str, 
 def _sample(row: Row, media: Mapping[str, str], cuts: Callable[[str], Mapping[str, Row]]) -> Sample | str:
     """Give the sample of a clip, or why there is none."""
     try:
-        clip, video, caption = row["clip_id"], row["meta"]["video_id"], row["caption"] or {}
+        clip, video, caption = row["clip_id"].removesuffix(".mp4"), row["meta"]["video_id"], row["caption"] or {}
         script = {name: text for name, text in caption.items() if name != "content"}
         content = caption.get("content") or ""
         if not (clip and isinstance(content, str)):
@@ -161,7 +161,7 @@ def _sample(row: Row, media: Mapping[str, str], cuts: Callable[[str], Mapping[st
         found = _media(clip, video, media, cut)
     except (AttributeError, KeyError, TypeError):
         return UNREADABLE
-    if not content:
+    if not (content := content.strip()):
         return NO_CAPTION
     if isinstance(found, str):
         return found

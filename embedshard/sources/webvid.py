@@ -23,7 +23,7 @@ from embedshard.sources._media import media_index
 from embedshard.sources._read import (
     ANOTHER_MEDIA,
     MISSING_MEDIA,
-    find,
+    find_splits,
     media_root,
     path_split,
     relative,
@@ -71,7 +71,7 @@ class WebVid(Source):
     expects = f"""
 Either csv files, with columns in any order, and videos in any folders or archives; or one csv file as RAW:
   results_10M_train.csv        videoid,name,page_dir,duration,contentUrl (PT00H00M17S); or results_2M_train.csv
-  results_10M_val.csv          or results_2M_val.csv
+  results_10M_val.csv          or results_2M_val.csv; never one split of 10M and another of 2M
   027701_027750/1053841541.mp4
 Or tars, which no csv file goes with; or one tar, or a pattern such as 'data/{{00000000..00002680}}.tar':
   00000000.tar, ...
@@ -84,6 +84,10 @@ Or what lay in the tars, unpacked
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the rows of the csv files, or the videos of each folder, then those of each of its archives."""
         assert isinstance(options, WebVidOptions)
+        if options.split == "tars" and options.size != "largest":
+            raise InputError(
+                f"webvid: size={options.size} chooses among csv files, and --split tars reads none of them"
+            )
         tables = {} if options.split == "tars" else _tables(root, options.size)
         if not tables and options.size != "largest":
             raise tree_error(self, root, f"found no results_{options.size}_train.csv or results_{options.size}_val.csv")
@@ -156,23 +160,30 @@ Or what lay in the tars, unpacked
 
 
 def _tables(root: Path, size: str) -> dict[str, Path]:
-    """Give the csv file of each split, of one size only."""
+    """Give the csv file of each split, of one size only; the larger one must have all the splits that the other has."""
     if root.is_file():
         return {path_split(f"{root.stem.replace('_', '/')}/"): root} if root.suffix.lower() == ".csv" else {}
     if not root.is_dir():
         return {}
     sizes = ("10M", "2M") if size == "largest" else (size,)
-    found = [{s: path for s in SPLITS if (path := find(root, f"results_{one}_{s}.csv"))} for one in sizes]
-    return max(found, key=lambda tables: ("train" in tables, len(tables)))
+    found = [find_splits(root, {split: (f"results_{one}_{split}.csv",) for split in SPLITS}) for one in sizes]
+    largest, *others = list(filter(None, found)) or [{}]
+    if any(other.keys() - largest.keys() for other in others):
+        names = " beside ".join(" and ".join(path.name for path in tables.values()) for tables in (largest, *others))
+        raise InputError(
+            f"{root}: expected csv files of one size, or all splits of the larger one, found {names}\n"
+            "  Choose with --option size=10M or size=2M, or take the others out"
+        )
+    return largest
 
 
 def _from_tables(tables: Mapping[str, Path], base: Path) -> Iterator[Sample | LeftOut]:
     media = media_index(base, "video")
     yield from media.problems
     for split, table in tables.items():
-        for row in rows(table):
+        for number, row in enumerate(rows(table)):
             if isinstance(row, str):
-                yield LeftOut(f"a row of {table.name}", row)
+                yield LeftOut(f"row {number} of {table.name}", row)
             elif not ("videoid" in row and "name" in row):
                 raise InputError(f"{table}: expected the columns videoid and name, found {', '.join(row)}")
             elif path := media.get(row["videoid"]):

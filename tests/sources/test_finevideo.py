@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from embedshard.address import AddressOpener
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.manifest import open_manifest
@@ -92,6 +93,33 @@ def test_scenes_have_windows(tmp_path):
     meta = samples[1].meta
     assert (meta["segment_index"], meta["sceneId"], meta["title"], meta["mood"]) == (1, 1, "Mending", {"score": 0.5})
     assert "timestamps" not in meta
+
+
+def test_an_activity_that_is_none_takes_no_scene_down(tmp_path):
+    activities = [None, {"description": "He smiles"}, {"timestamp": None}]
+    root = write(tmp_path, json.dumps(video(scenes=[scene("00:00:00.000", "00:00:05.500", activities=activities)])))
+    samples, left_out = read("finevideo", root, **{"as": "segment"})
+    assert [s.caption for s in samples] == ["Mending. He smiles."]
+    assert not left_out
+
+
+def test_outer_blanks_are_not_in_descriptions(tmp_path):
+    samples, _ = read("finevideo", write(tmp_path, video(description="\n A net. ")))
+    assert [s.caption for s in samples] == ["A net."]
+
+
+def test_bytes_in_a_struct_and_columns_of_another_type(tmp_path):
+    Tree(tmp_path).parquet(FIRST, [{"mp4": {"bytes": b"a video", "path": "a.mp4"}, "json": video()}])
+    (sample,) = read("finevideo", tmp_path)[0]
+    assert sample.media.path == f"{FIRST}#mp4.bytes:0~parquet"
+    with AddressOpener() as opener:
+        opened = opener.open(sample.media.path, tmp_path)
+        assert not isinstance(opened, Path)
+        assert opened.read() == b"a video"
+    for content in ("videos/a.mp4", {"path": "a.mp4"}, {"bytes": "a.mp4"}, [b"a video"]):
+        Tree(tmp_path).parquet(FIRST, [{"mp4": content, "json": video()}])
+        with pytest.raises(InputError, match=r"parquet: expected the column mp4 to be bytes or a struct.*, found .*"):
+            read("finevideo", tmp_path)
 
 
 def test_scenes_without_times_or_texts(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,9 @@ def test_a_short_clip_keeps_its_milliseconds_and_so_its_length(tmp_path):
     assert (sample.media.start, sample.media.end) == (7.1, 7.9)
 
 
-def test_clips_that_were_cut_have_no_window(tmp_path):
+def test_clips_that_were_cut_have_no_window_and_whole_videos_go_first(tmp_path):
     annotate(tmp_path, row("a0000000000"), row("b0000000000"), row("c0000000000"))
-    touch(tmp_path, "videos/1.mp4", "videos/b0000000000.mp4", "videos/c0000000000.mp4")
+    touch(tmp_path, "videos/1.mp4", "videos/2.mp4", "videos/c0000000000.mp4")
     samples, left_out = read("internvid", tmp_path)
     assert [(s.key, s.media) for s in samples] == [
         ("b0000000000_1", ("b0000000000", "videos/1.mp4", "video", None, None, None)),
@@ -63,10 +64,33 @@ def test_clips_that_were_cut_have_no_window(tmp_path):
 
 def test_a_blank_line_counts_and_takes_no_other_down(tmp_path):
     annotate(tmp_path, row("a0000000000"), "", "  \r", row("b0000000000"))
-    touch(tmp_path, "0.mp4", "3.mp4", "2.mp4")
+    touch(tmp_path, "videos/0.mp4", "videos/3.mp4", "videos/2.mp4")
     samples, left_out = read("internvid", tmp_path)
-    assert [(s.media.id, s.media.path) for s in samples] == [("a0000000000", "0.mp4"), ("b0000000000", "3.mp4")]
+    assert [(s.media.id, s.media.path) for s in samples] == [
+        ("a0000000000", "videos/0.mp4"),
+        ("b0000000000", "videos/3.mp4"),
+    ]
     assert not left_out
+
+
+def test_a_number_elsewhere_is_another_dataset_and_no_clip(tmp_path):
+    annotate(tmp_path, *(row(f"{letter}0000000000") for letter in "abcd"))
+    touch(tmp_path, "other_dataset/0.mp4", "1.mp4", "my_videos/1.mp4", "other/videos/2.mp4", "clips/2.mp4")
+    with zipfile.ZipFile(tmp_path / "videos.zip", "w") as archive:
+        archive.writestr("3.mp4", "clip")
+    samples, left_out = read("internvid", tmp_path)
+    assert samples[0].media.path == "clips/2.mp4"
+    assert samples[1].media.path.startswith("videos.zip#3.mp4:")
+    assert left_out == {"a0000000000_0": "missing media", "b0000000000_1": "missing media"}
+
+
+def test_videos_of_a_file_as_raw_lie_in_its_own_folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    annotate(tmp_path / "sub", row("a0000000000"))
+    touch(tmp_path, "videos/a0000000000.mp4")
+    assert read("internvid", tmp_path / "sub" / NAME)[1] == {"a0000000000_0": "missing media"}
+    assert "videos are looked for in its own folder" in " ".join(get_source("internvid").expects.split())
+    assert len(read("internvid", tmp_path)[0]) == 1
 
 
 def test_rows_that_repeat_have_keys_of_their_own(tmp_path):

@@ -103,7 +103,9 @@ def test_one_bad_row_takes_no_other_down(tmp_path):
     assert [(s.media.start, s.media.end, s.media.duration) for s in samples] == [(12.1, 17.9, None)]
     unreadable = "a row without a video, its times and a caption"
     assert left_out == {
-        "a row of train.jsonl": "a line that is no JSON object",
+        "row 0 of train.jsonl": unreadable,
+        "row 1 of train.jsonl": unreadable,
+        "row 6 of train.jsonl": "a line that is no JSON object",
         **{f"{ID}_{number}": unreadable for number in range(4)},
         "gone0000000_0": "missing media",
     }

@@ -38,7 +38,7 @@ def test_clips_and_their_fields(demo):
         ("x---2d-2d-2d_iRTHryQ_13_0to241", 'Two cats, one "black", sleep on a sofa.'),
         ("x---2d-2d-2d_iRTHryQ_2_18to37", "A cat wakes.\nIt looks at the other."),
         ("celebv_-_Bdf9C0SAU_0", "一个人在笑"),
-        ("mixkit-waves-1", " "),
+        ("mixkit-waves-1", ""),
     ]
     assert samples[0].media == (("---_iRTHryQ", "video/---_iRTHryQ_13_0to241.mp4", "video", None, None, 2.0))
     assert samples[0].meta == {
@@ -59,6 +59,31 @@ def test_name_that_ends_in_mp4_gets_no_second_mp4(tmp_path):
     touch(tmp_path, "video_folder/a.mp4", "video_folder/b.mkv")
     samples, _ = read("openvid", tmp_path)
     assert [s.media.path for s in samples] == ["video_folder/a.mp4", "video_folder/b.mkv"]
+
+
+def test_capitals_and_folders_in_names_hide_no_clip(tmp_path):
+    write(tmp_path, *map(line, ("a.MP4", "sub/d.mp4", "e.mkv", "f", "v1.5_x.mp4")))
+    touch(tmp_path, "video/a.mp4", "video/sub/d.MP4", "video/e.mkv", "video/f.mp4", "video/v1.5_x.mp4")
+    samples, left_out = read("openvid", tmp_path)
+    assert [s.media.id for s in samples] == ["a", "d", "e", "f", "v1.5_x"]
+    assert samples[1].meta["video"] == "sub/d.mp4"
+    assert not left_out
+
+
+def test_outer_blanks_are_not_in_captions(tmp_path):
+    write(tmp_path, line("a.mp4", '"\n A cat.  "'))
+    touch(tmp_path, "a.mp4")
+    assert [s.caption for s in read("openvid", tmp_path)[0]] == ["A cat."]
+
+
+def test_two_versions_of_the_table_are_an_error(tmp_path):
+    for folder in ("old", "new"):
+        Tree(tmp_path).text(f"{folder}/OpenVid-1M.csv", "\n".join([HEADER, line("a.mp4", folder)]))
+    with pytest.raises(InputError, match=r"expected one OpenVid-1M\.csv, found .*new.* and .*old.*"):
+        read("openvid", tmp_path)
+    Tree(tmp_path).text("OpenVid-1M.csv", "\n".join([HEADER, line("a.mp4", "here")]))
+    touch(tmp_path, "a.mp4")
+    assert [s.caption for s in read("openvid", tmp_path)[0]] == ["here"]
 
 
 def test_every_zip_is_read_and_not_the_first_alone(tmp_path):

@@ -50,7 +50,7 @@ def test_clips_and_whole_videos(demo):
     samples, left_out = read("vript", demo)
     assert [(s.key, s.caption, s.media.start, s.media.end) for s in samples] == [
         ("007EvOaWFOA-Scene-001", "A dog runs.", None, None),
-        ("x---2db1cD_e2F3g-2dScene-2d001", "A cat sleeps. ", 0.0, 1.5),
+        ("x---2db1cD_e2F3g-2dScene-2d001", "A cat sleeps.", 0.0, 1.5),
         ("x---2db1cD_e2F3g-2dScene-2d002", "它醒了。", 1.0, 2.5),
         ("02toZL7p4_0-Scene-001", "A boat sails.", None, None),
     ]
@@ -84,6 +84,27 @@ def test_clips_without_a_caption_are_left_out_where_integrity_is_false(tmp_path)
     samples, left_out = read("vript", tmp_path)
     assert [s.key for s in samples] == ["a-Scene-003"]
     assert left_out == {"a-Scene-001": "no caption", "a-Scene-002": "no caption"}
+
+
+def test_clip_ids_that_end_in_mp4(tmp_path):
+    table(tmp_path, clip("a", 1, clip_id="a-Scene-001.mp4"), clip("b", 1, clip_id="b-Scene-001.mp4"))
+    cut = {"clip_id": "b-Scene-001.mp4", "start": 1, "end": 2.5}
+    Tree(tmp_path).json("b/b_cut_meta.json", {"clips": [cut]})
+    touch(tmp_path, "a-Scene-001.mp4", "b.mp4")
+    samples, left_out = read("vript", tmp_path)
+    assert [(s.key, s.media.path, s.media.end) for s in samples] == [
+        ("a-Scene-001", "a-Scene-001.mp4", None),
+        ("b-Scene-001", "b.mp4", 2.5),
+    ]
+    assert not left_out
+
+
+def test_outer_blanks_are_not_in_captions(tmp_path):
+    table(tmp_path, *(clip("a", n, caption={"content": text}) for n, text in ((1, "\n A dog. "), (2, " \n"))))
+    touch(tmp_path, "a-Scene-001.mp4", "a-Scene-002.mp4")
+    samples, left_out = read("vript", tmp_path)
+    assert [s.caption for s in samples] == ["A dog."]
+    assert left_out == {"a-Scene-002": "no caption"}
 
 
 def test_everything_in_zips_as_published(tmp_path):

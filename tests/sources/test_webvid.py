@@ -71,10 +71,30 @@ def test_2m_and_10m_are_never_both_read(tmp_path):
     assert [s.caption for s in read("webvid", tmp_path)[0]] == ["of 10M_train", "of 10M_val"]
     assert [s.caption for s in read("webvid", tmp_path, size="2M")[0]] == ["of 2M_train", "of 2M_val"]
     (tmp_path / "results_10M_train.csv").unlink()
-    assert [s.caption for s in read("webvid", tmp_path)[0]] == ["of 2M_train", "of 2M_val"]
     (tmp_path / "results_10M_val.csv").unlink()
+    assert [s.caption for s in read("webvid", tmp_path)[0]] == ["of 2M_train", "of 2M_val"]
     with pytest.raises(InputError, match="found no results_10M_train"):
         read("webvid", tmp_path, size="10M")
+
+
+@pytest.mark.parametrize("names", [("10M_train", "2M_val"), ("10M_val", "2M_train", "2M_val")])
+def test_splits_of_two_sizes_are_neither_mixed_nor_dropped(tmp_path, names):
+    for name in names:
+        Tree(tmp_path).text(f"results_{name}.csv", f"{SHORT}{name},u,PT00H00M02S,p,of {name}\n")
+    touch(tmp_path, *(f"{name}.mp4" for name in names))
+    found = rf"found results_{names[0]}\.csv beside results_{' and results_'.join(names[1:])}".replace(
+        " and", r"\.csv and"
+    )
+    with pytest.raises(InputError, match=rf"{found}\.csv\n.*size=10M or size=2M"):
+        read("webvid", tmp_path)
+    assert [s.caption for s in read("webvid", tmp_path, size="10M")[0]] == [f"of {names[0]}"]
+
+
+def test_two_csv_files_of_one_name_are_an_error(tmp_path):
+    for folder in ("old", "new"):
+        Tree(tmp_path).text(f"{folder}/results_2M_val.csv", f"{SHORT}7,u,PT00H00M02S,p,{folder}\n")
+    with pytest.raises(InputError, match=r"expected one results_2M_val\.csv, found .*new.* and .*old.*"):
+        read("webvid", tmp_path)
 
 
 def test_one_csv_and_videos_in_archives(tmp_path):
@@ -88,7 +108,7 @@ def test_one_csv_and_videos_in_archives(tmp_path):
         ("eight", "val", b"of 8"),
     ]
     unlike = "a row with more or fewer cells than the header"
-    assert left_out == {"a row of results_2M_val.csv": unlike, "10": "missing media"}
+    assert left_out == {"row 2 of results_2M_val.csv": unlike, "10": "missing media"}
 
 
 def test_every_tar_is_read_and_its_ids_have_angle_brackets(tmp_path):
@@ -147,6 +167,8 @@ def test_csv_files_go_before_tars_unless_tars_are_asked_for(tmp_path):
     Tree(tmp_path).tar("0.tar", pair("7", "of the tar"))
     texts = [[s.caption for s in read("webvid", tmp_path, way)[0]] for way in ("official", "tars")]
     assert texts == [["of the csv"], ["of the tar"]]
+    with pytest.raises(InputError, match=r"size=2M chooses among csv files, and --split tars reads none"):
+        read("webvid", tmp_path, "tars", size="2M")
 
 
 def test_pairs_that_are_apart_or_not_whole(tmp_path):
