@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import GenericAlias, ModuleType
 from typing import Any, ClassVar
 
 from embedshard.demo import Tree
@@ -180,5 +180,6 @@ def _plugged_modules() -> Iterator[ModuleType]:
 
 def _sources_in(module: ModuleType) -> Iterator[Source]:
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Source) and value.__module__ == module.__name__:
+        is_class = isinstance(value, type) and not isinstance(value, GenericAlias)  # which Python 3.10 takes for a type
+        if is_class and issubclass(value, Source) and value.__module__ == module.__name__:
             yield value()

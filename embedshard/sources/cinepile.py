@@ -5,6 +5,8 @@ May import `sample` and the helpers of sources.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,17 +16,18 @@ from typing import Any
 
 from embedshard.demo import Tree
 from embedshard.errors import InputError
-from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key
+from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key, split_name
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import answered, choice_fields, without_letters
 from embedshard.sources._media import media_index
-from embedshard.sources._parquet import table_split, tables
+from embedshard.sources._parquet import missing_tables, table_split, tables
 from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, media_root, rows
 
 __all__ = ["CinePile", "CinePileOptions"]
 
 _VERSIONS = ("v2", "v1")
 _COLUMNS = ("question", "choices", "answer_key_position")
+_TEXT = json.JSONEncoder(default=str)
 _NO_CHOICE = "an answer that is none of the choices"
 _LINKED = re.compile(r"(?:[?&]v=|youtu\.be/|/embed/|/shorts/)([\w-]{11})(?![\w-])")
 
@@ -37,10 +40,11 @@ class CinePileOptions(Options):
 
 
 class CinePile(Source):
-    """CinePile; the media id is the YouTube id, and a key is that and a count: `Z4DDrBjEBHE_0`, `Z4DDrBjEBHE_1`.
+    """CinePile; the media id is the YouTube id, and a key is that and a hash of question and choices.
 
-    The whole clip is the media. Many questions lean on what is said, so `subtitles` stays in the metadata. The right
-    option is that at `answer_key_position`; `answer_key` may be worded otherwise.
+    A key is thus the same whichever tables are there: `Z4DDrBjEBHE_0f3a91c2`; the same question once more counts on,
+    `Z4DDrBjEBHE_0f3a91c2_1`. The whole clip is the media. Many questions lean on what is said, so `subtitles` stays in
+    the metadata. The right option is that at `answer_key_position`; `answer_key` may be worded otherwise.
     """
 
     name = "cinepile"
@@ -53,7 +57,7 @@ class CinePile(Source):
     splits = {"official": ("train", "test")}
     options = CinePileOptions
     expects = """
-v2/train-00000-of-00003.parquet    at least one table of a split, in any folder: question, choices,
+v2/train-00000-of-00003.parquet    at least one table of a split, in one folder of any name: question, choices,
 v2/test-00000-of-00001.parquet     answer_key_position, subtitles, videoID, ...; in v1/, for --option version=v1,
                                    yt_clip_link in place of videoID
 videos/Z4DDrBjEBHE.mp4             or Z4DDrBjEBHE.mkv, in any folders or archives
@@ -62,8 +66,7 @@ videos/Z4DDrBjEBHE.mp4             or Z4DDrBjEBHE.mkv, in any folders or archive
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the questions in the order of the tables, those of train first."""
         assert isinstance(options, CinePileOptions)
-        found = [path for path in tables(root, ".parquet") if table_split(path)]
-        files = [path for path in found if not _of_another(path.relative_to(root), options.version)]
+        files = _tables(root, options.version)
         if not files:
             raise tree_error(self, root, f"found no train-*.parquet or test-*.parquet of version={options.version}")
         index = media_index(media_root(root), "video")
@@ -78,8 +81,13 @@ videos/Z4DDrBjEBHE.mp4             or Z4DDrBjEBHE.mkv, in any folders or archive
                         continue
                     if video not in media:
                         media[video] = Media(video, index.get(video, ""), "video")
-                    yield _sample(f"{video}_{numbers[video]}", split, media[video], row)
-                    numbers[video] += 1
+                    raw_id = f"{video}_{_digest(row)}"
+                    yield _sample(
+                        f"{raw_id}_{count}" if (count := numbers[raw_id]) else raw_id, split, media[video], row
+                    )
+                    numbers[raw_id] += 1
+        if root.is_dir():
+            yield from missing_tables(files)
         yield from index.problems
 
     def demo(self, tree: Tree) -> None:
@@ -121,8 +129,27 @@ def _demo_row(video: str, question: str, position: int) -> dict[str, Any]:
     }
 
 
-def _of_another(path: Path, version: str) -> bool:
-    return any(other in path.parts for other in _VERSIONS if other != version)
+def _tables(root: Path, version: str) -> list[Path]:
+    """Find the tables of a version: those in folders of its name, else those in no folder of another's.
+
+    Raises:
+        InputError: They lie in several folders.
+    """
+    found = [path for path in tables(root, ".parquet") if table_split(path)]
+    named = [path for path in found if version in path.relative_to(root).parts]
+    others = set(_VERSIONS) - {version}
+    files = named or [path for path in found if not others & set(path.relative_to(root).parts)]
+    folders = {path.parents[bool(split_name(path.parent.name))]: None for path in files}
+    if len(folders) > 1:
+        raise InputError(
+            f"{root}: expected the tables of version={version} in one folder, found {' and '.join(map(str, folders))}\n"
+            "  Give the folder of one version as RAW, or take the others out"
+        )
+    return files
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_TEXT.encode([row["question"], row["choices"]]).encode()).hexdigest()[:8]
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -145,7 +172,10 @@ def _sample(raw_id: str, split: str, media: Media, row: Mapping[str, Any]) -> Sa
         return LeftOut(raw_id, MISSING_MEDIA)
     try:
         question, choices = row["question"].strip(), without_letters([choice.strip() for choice in row["choices"]])
-        fields = choice_fields(question, choices, int(row["answer_key_position"]))
+        position = row["answer_key_position"]
+        if isinstance(position, bool) or (isinstance(position, float) and not position.is_integer()):
+            raise ValueError("no position")
+        fields = choice_fields(question, choices, int(position))
     except IndexError:
         return LeftOut(raw_id, _NO_CHOICE)
     except (AttributeError, TypeError, ValueError):

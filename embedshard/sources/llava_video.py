@@ -1,11 +1,13 @@
 """LLaVA-Video-178K: captions, open questions and choices on 178510 videos. May import `sample` and helpers of sources.
 
 The file's name tells what its conversations are. The same videos come from several folders (`academic_v0_1` and
-`nextqa` both have NExT-QA's), so a video is known by its name, whatever folder or archive it lies in.
+`nextqa` both have NExT-QA's), so a video is known by its name, and its file is the one that lies most like the row
+says; names that are mere numbers, as Perception Test's `video_7`, are known with their folder.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedshard.address import member_name
 from embedshard.demo import Tree, video_bytes
-from embedshard.sample import LeftOut, Media, Sample, make_key
+from embedshard.sample import LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import answered, choice_fields, without_placeholders
-from embedshard.sources._media import MediaIndex, media_index
+from embedshard.sources._media import MediaIndex, files
 from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION, natural, rows, walk
 
 __all__ = ["LLaVAVideo", "LLaVAVideoOptions"]
@@ -26,9 +29,14 @@ _CAPTION, _OPEN, _CHOICE = "caption", "open_ended", "multi_choice"
 _PARTS = {"_cap_": _CAPTION, "_oe_": _OPEN, "_mc_": _CHOICE}
 _UNREADABLE = "an entry that is no video and conversation of questions and answers in turn"
 _NO_ANSWER = "no answer"
-_NO_OPTION = "options that are not lettered A, B, C, ..., or an answer that is none of them"
+_NO_OPTION = "options that are blank or not lettered A, B, C, ..., or an answer that is none of them"
+_ANOTHER_VIDEO = "several videos of that name, none of which lies more like the row says than another"
 _OPTION = re.compile(r"\n([A-Z])\.(?= |\n|$)")
 _LETTER = re.compile(r"\(?([A-Z])(?:[.):]|$)")
+_INSTRUCTION = re.compile(
+    r"^[ \t]*(?:Answer the|Please (?:answer|provide|respond|state))\b.*\n?", re.IGNORECASE | re.MULTILINE
+)
+_NUMBERED = re.compile(r"(?:video|split|clip|scene|part)_?\d+")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -42,11 +50,12 @@ class LLaVAVideoOptions(Options):
 
 
 class LLaVAVideo(Source):
-    """LLaVA-Video-178K; the media id is the video's name, with its folder where that is `split_0`, `split_1`, ...
+    """LLaVA-Video-178K; the media id is the video's name, with its folder where that is `split_0`, `video_7`, ...
 
-    A caption row is one sample. Of the other files each question with its answer is one, whose metadata has the
-    whole conversation too where it goes on; a key is the file, the row's `id` (in the metadata as `row_id`) and a
-    count. `llava_hound` is not read: it asks about frames of ShareGPTVideo.
+    A caption row is one sample. Of the other files each question with its answer is one, without the lines that say
+    how to answer ("Answer the question using a single word."); its metadata has the whole conversation as given where
+    it goes on or has such lines. A key is the file, the row's `id` (in the metadata as `row_id`) and a count.
+    `llava_hound` is not read: it asks about frames of ShareGPTVideo.
     """
 
     name = "llava_video"
@@ -70,12 +79,12 @@ class LLaVAVideo(Source):
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the rows of the files of the part, in the order of their paths."""
         assert isinstance(options, LLaVAVideoOptions)
-        files = {path: part for path, part in _files(root) if options.part in ("all", part)}
-        if not files:
+        found = [(path, part) for path, part in _files(root) if options.part in ("all", part)]
+        if not found:
             wanted = [mark for mark, part in _PARTS.items() if options.part in ("all", part)]
             raise tree_error(self, root, f"found no *{'*.json, no *'.join(wanted)}*.json")
         videos = _videos(root)
-        for path, part in files.items():
+        for path, part in found:
             yield from _rows(root / path, part, videos)
         yield from videos.problems
 
@@ -117,39 +126,88 @@ def _files(root: Path) -> list[tuple[str, str]]:
     return [(path, _PARTS[mark]) for path, mark in sorted(marked, key=lambda found: natural(found[0]))]
 
 
-def _name(path: str) -> str:
-    """Give the name of a video from its path without extension; YouCook2's clips are `split_0`, ... in each folder."""
-    folder, _, stem = path.rpartition("/")
-    return f"{folder.rpartition('/')[2]}/{stem}" if stem.startswith("split_") else stem
-
-
 def _videos(root: Path) -> MediaIndex:
-    found = media_index(root, "video", folders=1)
-    videos = MediaIndex((_name(path), address) for path, address in found.items())
-    videos.problems = found.problems
-    return videos
+    """Find all videos, each by its name alone and with its folder."""
+
+    def named() -> Iterator[tuple[str, str] | LeftOut]:
+        for path, address in files(root):
+            if not isinstance(address, str):
+                yield address
+            elif media_kind(path) == "video":
+                *folders, name = path.rsplit("/", 2)
+                stem = name.rpartition(".")[0]
+                yield stem, address
+                if folders:
+                    yield f"{folders[-1]}/{stem}", address
+
+    return MediaIndex(named())
 
 
-def _rows(path: Path, part: str, videos: Mapping[str, str]) -> Iterator[Sample | LeftOut]:
+def _media(row: Mapping[str, Any], videos: MediaIndex) -> Media | LeftOut:
+    """Give the video of a row, or why there is none.
+
+    Raises:
+        AttributeError: The row's path is no text.
+        KeyError: It has no path.
+    """
+    source, video = row.get("data_source"), row["video"]
+    wanted = f"{source}/{video.rpartition('.')[0] or video}".split("/")
+    name, stem = "/".join(wanted[-2:]), wanted[-1]
+    numbered = _NUMBERED.fullmatch(stem)
+    media_id = name if numbered else stem
+    found = videos.all(name)
+    if not found and not (numbered and "/" in video):
+        found = videos.all(stem)
+    if len(found) > 1:
+        places = [_place(address) for address in found]
+        best = max(likeness := [_likeness(place, wanted) for place in places])
+        if len({tuple(place) for place, like in zip(places, likeness, strict=True) if like == best}) > 1:
+            return LeftOut(media_id, _ANOTHER_VIDEO)
+        found = [address for address, like in zip(found, likeness, strict=True) if like == best]
+        found.sort(key=lambda address: member_name(address).rpartition(".")[2] != video.rpartition(".")[2])
+    return Media(media_id, found[0], "video") if found else LeftOut(media_id, MISSING_MEDIA)
+
+
+def _place(address: str) -> list[str]:
+    """Give the folders and the stem of a file, of an archive's member as if it were unpacked beside the archive."""
+    name = member_name(address)
+    if name != address:
+        folder = address.rpartition("#")[0].rpartition("/")[0]
+        name = f"{folder}/{name}".lstrip("/")
+    return name.rpartition(".")[0].split("/")
+
+
+def _likeness(place: list[str], wanted: list[str]) -> tuple[bool, int]:
+    """Say whether a place is the wanted one, and how many of their last parts are the same."""
+    pairs = zip(reversed(place), reversed(wanted), strict=False)
+    return place == wanted, sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _rows(path: Path, part: str, videos: MediaIndex) -> Iterator[Sample | LeftOut]:
     file = path.stem.partition("_processed")[0].removesuffix("_qa")
     numbers: Counter[str] = Counter()
     for number, found in enumerate(rows(path)):
         row: Mapping[str, Any] = {} if isinstance(found, str) else found
         try:
-            name = _name(row["video"].rpartition(".")[0] or row["video"])
-            pairs = _pairs(row["conversations"])
+            media = _media(row, videos)
+            given = _pairs(row["conversations"])
         except (AttributeError, KeyError, TypeError, ValueError):
             yield LeftOut(f"entry {number} of {path.name}", found if isinstance(found, str) else _UNREADABLE)
             continue
-        media = Media(name, videos.get(name, ""), "video")
-        row_id = str(row.get("id") or name)
-        meta = {field: row[field] for field in row if field != "conversations" or len(pairs) > 1} | {"row_id": row_id}
+        row_id = str(row.get("id") or media.id)
         if part == _CAPTION:
-            pairs = [(pairs[0][0], " ".join(answer for _, answer in pairs))]
+            pairs = [(given[0][0], " ".join(answer for _, answer in given))]
+        else:
+            pairs = [(_without_instructions(question), answer) for question, answer in given]
+        short = len(given) == 1 and pairs == given
+        meta = {field: row[field] for field in row if not (short and field == "conversations")} | {"row_id": row_id}
         for question, answer in pairs:
             raw_id = f"{file}_{row_id}_{numbers[row_id]}"
             numbers[row_id] += 1
-            yield _sample(raw_id, media, part, question, answer, meta)
+            if isinstance(media, LeftOut):
+                yield LeftOut(raw_id, media.reason)
+            else:
+                yield _sample(raw_id, media, part, question, answer, meta)
 
 
 def _pairs(conversation: list[Any]) -> list[tuple[str, str]]:
@@ -174,11 +232,14 @@ def _text(value: str) -> str:
     return without_placeholders(text) if "<" in text else text.strip()
 
 
+def _without_instructions(question: str) -> str:
+    """Take off the lines that say how to answer, unless there is nothing else."""
+    return _INSTRUCTION.sub("", question).strip() or question
+
+
 def _sample(
     raw_id: str, media: Media, part: str, question: str, answer: str, meta: Mapping[str, Any]
 ) -> Sample | LeftOut:
-    if not media.path:
-        return LeftOut(raw_id, MISSING_MEDIA)
     if not answer:
         return LeftOut(raw_id, NO_CAPTION if part == _CAPTION else _NO_ANSWER)
     caption = answer
@@ -203,13 +264,15 @@ def _choice(text: str, answer: str) -> dict[str, Any]:
     if not options or not _LETTERS.startswith(letters):
         raise ValueError("no options")
     options = [option.strip() for option in [*options[:-1], options[-1].partition("\n")[0]]]
+    if not all(options):
+        raise ValueError("a blank option")
     letter = _LETTER.match(answer)
-    if letter and letter[1] in letters:
-        index = letters.index(letter[1])
-    else:
+    index = letters.find(letter[1]) if letter else -1
+    rest = _folded(answer[letter.end() :]) if letter else ""
+    if index < 0 or (rest and rest != _folded(options[index])):
         index = [_folded(option) for option in options].index(_folded(answer))
     return choice_fields(question.strip().removesuffix("Options:").rstrip(), options, index)
 
 
 def _folded(text: str) -> str:
-    return text.rstrip(".").casefold()
+    return " ".join(text.split()).rstrip(". ").casefold()

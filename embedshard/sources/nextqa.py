@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from embedshard.demo import Tree
+from embedshard.errors import InputError
 from embedshard.sample import SPLITS, LeftOut, Media, Sample, make_key
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import answered, choice_fields
 from embedshard.sources._media import media_index
-from embedshard.sources._parquet import table_split, tables
+from embedshard.sources._parquet import missing_tables, table_set, table_split, tables
 from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, entries, media_root, rows
 
 __all__ = ["NExTQA", "NExTQAOptions"]
@@ -57,30 +58,34 @@ add_reference_answer_test.json          optional: {"3238737531": {"2": "a second
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
-        """Yield the questions of each split in the order of the first table of the split that is of the form."""
+        """Yield the questions of each split in the order of its tables: the first of the form, and those of its set."""
         assert isinstance(options, NExTQAOptions)
-        files: dict[str, Path] = {}
-        for path in tables(root, ".csv", ".parquet"):
+        found = tables(root, ".csv", ".parquet")
+        sets: dict[str, Path] = {}
+        for path in found:
             split = table_split(path)
-            if split and split not in files and _has_form(path, options.form):
-                files[split] = path
-        if not files:
+            if split and split not in sets and _has_form(path, options.form):
+                sets[split] = table_set(path)
+        if not sets:
             raise tree_error(self, root, f"found no table of a split with the columns of form={options.form}")
         index = media_index(media_root(root), "video")
         vidor = _object(root, "map_vid_vidorID.json")
-        second = _object(root, "add_reference_answer_test.json") if options.form == "oe" else {}
+        second = _second_answers(root) if options.form == "oe" else {}
         media: dict[str, Media] = {}
-        for split in filter(files.get, SPLITS):
-            for number, row in enumerate(rows(files[split])):
-                video = "" if isinstance(row, str) else _text(row["video"])
+        files = [(split, path) for split in SPLITS for path in found if table_set(path) == sets.get(split)]
+        for split, path in files:
+            for number, row in enumerate(rows(path)):
+                video = "" if isinstance(row, str) else _text(row.get("video"))
                 if not video or isinstance(row, str):
-                    yield LeftOut(f"row {number} of {files[split].name}", row if isinstance(row, str) else UNREADABLE)
+                    yield LeftOut(f"row {number} of {path.name}", row if isinstance(row, str) else UNREADABLE)
                     continue
                 if video not in media:
                     named = _text(vidor.get(video)).rpartition("/")[2]
                     media[video] = Media(video, index.get(video) or index.get(named, ""), "video")
                 answers = second.get(video, {}) if split == "test" else {}
                 yield _sample(f"{options.form}_{video}", split, media[video], row, answers)
+        if root.is_dir():
+            yield from missing_tables(path for _, path in files)
         yield from index.problems
 
     def demo(self, tree: Tree) -> None:
@@ -117,6 +122,15 @@ def _object(root: Path, name: str) -> dict[str, Any]:
     return dict(entries(found[0], "object")) if found else {}
 
 
+def _second_answers(root: Path) -> dict[str, Any]:
+    name = "add_reference_answer_test.json"
+    answers = _object(root, name)
+    for video, found in answers.items():
+        if not isinstance(found, dict):
+            raise InputError(f'{name}: expected {{"qid": "answer"}} for video {video}, found {found!r:.40}')
+    return answers
+
+
 def _text(cell: Any) -> str:
     """Give a cell of a csv or parquet table as text; ids may be numbers in parquet."""
     return "" if cell is None else str(cell).strip()
@@ -126,7 +140,7 @@ def _sample(
     prefix: str, split: str, media: Media, row: Mapping[str, Any], second: Mapping[str, str]
 ) -> Sample | LeftOut:
     """Give the sample of a question; one without an answer, as where answers are hidden, is the caption alone."""
-    qid, question, answer = _text(row["qid"]), _text(row["question"]), _text(row["answer"])
+    qid, question, answer = (_text(row.get(name)) for name in ("qid", "question", "answer"))
     raw_id = f"{prefix}_{qid}"
     if not (qid and question):
         return LeftOut(raw_id, UNREADABLE)

@@ -12,7 +12,7 @@ from embedshard.sources import get_source
 from tests.sources.rows import read, touch
 
 CLIP = "Z4DDrBjEBHE"
-TRAIN = "v2/train-00000-of-00003.parquet"
+TRAIN = "v2/train-00000-of-00001.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def write(root: Path, *rows: dict[str, Any], name: str = TRAIN) -> Path:
 
 def test_the_whole_clip_and_its_subtitles(demo):
     sample = read("cinepile", demo)[0][0]
-    assert (sample.key, sample.split, sample.caption) == (f"{CLIP}_0", "train", "What does he hold? A lamp")
+    assert (sample.key, sample.split, sample.caption) == (f"{CLIP}_269ef00e", "train", "What does he hold? A lamp")
     assert (sample.media.path, sample.media.start, sample.media.end) == (f"videos/{CLIP}.mp4", None, None)
     assert (sample.meta["subtitles"], sample.meta["genre"]) == ("\n<subtitle> Good evening!", ["Drama"])
     assert sample.meta["options"] == ["The hall", "A lamp", "A letter", "Nothing", "The maid"]
@@ -48,19 +48,45 @@ def test_both_versions_read_alike(demo):
     old, left_out_of_old = read("cinepile", demo, version="v1")
     assert [s[:4] for s in old] == [s[:4] for s in new]
     assert "videoID" not in old[0].meta
-    assert left_out == left_out_of_old == {
-        "gone_-12345_0": "missing media",
-        "-a1_b2C3d4E_0": "an answer that is none of the choices",
-    }  # fmt: skip
+    assert left_out == left_out_of_old
+    reasons = {raw_id.rpartition("_")[0]: reason for raw_id, reason in left_out.items()}
+    assert reasons == {"gone_-12345": "missing media", "-a1_b2C3d4E": "an answer that is none of the choices"}
 
 
-def test_questions_on_a_clip_share_it_and_count_over_all_tables(demo):
+def test_questions_on_a_clip_share_it_over_all_tables(demo):
     samples = [s for s in read("cinepile", demo)[0] if s.media.id == CLIP]
-    assert [(s.key, s.caption) for s in samples] == [
-        (f"{CLIP}_0", "What does he hold? A lamp"),
-        (f"{CLIP}_1", "Where is he? The hall"),
-    ]
+    assert [s.caption for s in samples] == ["What does he hold? A lamp", "Where is he? The hall"]
     assert samples[0].media == samples[1].media
+
+
+def test_keys_do_not_depend_on_which_tables_are_there(tmp_path):
+    for number in (0, 1):
+        write(tmp_path, row(question=f"What {number}"), name=f"v2/train-0000{number}-of-00002.parquet")
+    both = {s.key: s.caption for s in read("cinepile", tmp_path)[0]}
+    (tmp_path / "v2/train-00000-of-00002.parquet").unlink()
+    samples, left_out = read("cinepile", tmp_path)
+    assert [(s.key, both[s.key]) for s in samples] == [(samples[0].key, "What 1? A letter")]
+    assert left_out == {"train-00000-of-00002.parquet": "a table that is not there"}
+
+
+def test_only_exact_repeats_count(tmp_path):
+    other = row(choices=["A", "B", "C"])
+    first, second, third = (s.key for s in read("cinepile", write(tmp_path, row(), other, row()))[0])
+    assert (third, second.startswith(first)) == (f"{first}_1", False)
+
+
+def test_only_the_folder_of_the_version_is_read_where_there_are_several(tmp_path):
+    for folder in ("data", "v2", "v3"):
+        write(tmp_path, row(question=folder), name=f"{folder}/train-00000-of-00001.parquet")
+    assert [s.meta["question"] for s in read("cinepile", tmp_path)[0]] == ["v2"]
+    with pytest.raises(InputError, match=r"tables of version=v1 in one folder, found .*/data and .*/v3"):
+        read("cinepile", tmp_path, version="v1")
+
+
+def test_tables_in_a_folder_for_each_split(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path, row(), name=f"data/{split}/{split}-00000-of-00001.parquet")
+    assert [s.split for s in read("cinepile", tmp_path)[0]] == ["train", "test"]
 
 
 def test_the_answer_is_taken_by_its_position_and_not_by_its_text(tmp_path):
@@ -93,7 +119,7 @@ def test_youtube_id_of_the_first_version(tmp_path, link, video):
     touch(write(tmp_path, *rows), "-a1_b2C3d4E.mkv")
     samples, left_out = read("cinepile", tmp_path)
     assert [s.media.id for s in samples] == [video, CLIP][not video :]
-    assert left_out == ({} if video else {"row 0 of train-00000-of-00003.parquet": "no YouTube id"})
+    assert left_out == ({} if video else {"row 0 of train-00000-of-00001.parquet": "no YouTube id"})
 
 
 def test_all_tables_of_both_splits_are_read_train_first(tmp_path):
@@ -115,10 +141,16 @@ def test_clips_in_a_zip(tmp_path):
 def test_bad_rows_take_no_other_down(tmp_path):
     wrong = [row(question=None), row(choices=None), row(choices=["a", None]), row(answer_key_position=None)]
     positions = [row(answer_key_position=position) for position in (-1, 5)]
-    samples, left_out = read("cinepile", write(tmp_path, *wrong, *positions, row()))
-    assert [s.key for s in samples] == [f"{CLIP}_6"]
+    samples, left_out = read("cinepile", write(tmp_path, *wrong, *positions, row(question="Who?")))
+    assert [s.caption for s in samples] == ["Who? A letter"]
     unreadable, none = "an entry without the fields that it should have", "an answer that is none of the choices"
     assert list(left_out.values()) == [unreadable] * 4 + [none] * 2
+
+
+@pytest.mark.parametrize("position", [1.7, True])
+def test_position_is_a_whole_number(tmp_path, position):
+    samples, left_out = read("cinepile", write(tmp_path, row(answer_key_position=position)))
+    assert (samples, list(left_out.values())) == ([], ["an entry without the fields that it should have"])
 
 
 def test_a_folder_or_a_table_as_the_raw_dataset(tmp_path):

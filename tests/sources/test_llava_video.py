@@ -107,7 +107,9 @@ def test_a_video_of_two_folders_is_one_media_so_that_no_split_has_it_twice(tmp_p
     for subset, video in zip((SUBSET, "0_30_s_nextqa_v0_1"), copies, strict=True):
         write(tmp_path, "oe", row("Who?", "A man.", video=video), subset=subset)
         touch(tmp_path, f"{subset}/{video}")
-    assert len({s.media for s in read("llava_video", tmp_path)[0]}) == 1
+    samples, _ = read("llava_video", tmp_path)
+    assert [s.media.path for s in samples] == [f"{SUBSET}/{copies[0]}", f"0_30_s_nextqa_v0_1/{copies[1]}"]
+    assert {s.media.id for s in samples} == {"3264772244"}
 
 
 @pytest.mark.parametrize("place", [f"{SUBSET}/data/{CLIP}", CLIP, "all/Q04US.mkv", "Q04US.MP4"])
@@ -128,6 +130,83 @@ def test_videos_are_read_where_they_lie_in_the_published_archives(tmp_path):
     samples, left_out = read("llava_video", tmp_path)
     assert [s.media.path for s in samples] == [f"{SUBSET}/{archive.name}#{CLIP}:512+4~gzip"]
     assert list(left_out) == [f"{SUBSET}/{SUBSET}_videos_2.tar.gz"]
+
+
+def test_caption_goes_to_the_video_of_its_own_folder_where_two_share_a_name(tmp_path):
+    videos = {SUBSET: "academic_source/X/video_7.mp4", "0_30_s_perceptiontest": "perception_test/video_7.mp4"}
+    for subset, video in videos.items():
+        entry = row("Describe it.", f"It is {video}.", video=video, data_source=subset)
+        Tree(tmp_path).json(f"{subset}/{subset}_cap_processed.json", [entry])
+        touch(tmp_path, f"{subset}/{video}")
+    expected = {f"It is {video}.": f"{subset}/{video}" for subset, video in videos.items()}
+    samples, _ = read("llava_video", tmp_path)
+    assert {s.caption: s.media.path for s in samples} == expected
+    assert {s.media.id for s in samples} == {"X/video_7", "perception_test/video_7"}
+    (tmp_path / SUBSET / videos[SUBSET]).unlink()
+    samples, left_out = read("llava_video", tmp_path)
+    assert [s.media.id for s in samples] == ["perception_test/video_7"]
+    assert list(left_out.values()) == ["missing media"]
+
+
+def test_of_two_videos_of_one_name_the_one_whose_path_is_most_alike(tmp_path):
+    Tree(tmp_path).json("a_oe_processed.json", [row("Who?", "A man.")])
+    touch(tmp_path, "other/Charades/Q04US.mp4", f"videos/{CLIP}")
+    assert [s.media.path for s in read("llava_video", tmp_path)[0]] == [f"videos/{CLIP}"]
+    touch(tmp_path, f"copy/{SUBSET}/{CLIP}", f"{SUBSET}/{CLIP}", f"{SUBSET}/{CLIP[:-4]}.avi")
+    assert [s.media.path for s in read("llava_video", tmp_path)[0]] == [f"{SUBSET}/{CLIP}"]
+
+
+def test_two_videos_that_are_equally_like_the_row_are_left_out(tmp_path):
+    Tree(tmp_path).json("a_oe_processed.json", [row("Who?", "A man.")])
+    touch(tmp_path, "one/Q04US.mp4", "two/Q04US.mp4")
+    samples, left_out = read("llava_video", tmp_path)
+    reason = "several videos of that name, none of which lies more like the row says than another"
+    assert (samples, left_out) == ([], {"a_oe_Q04US_0": reason})
+
+
+def test_a_video_that_is_unpacked_beside_its_archive_is_one(tmp_path):
+    write(tmp_path, "oe", row("Who?", "A man."))
+    Tree(tmp_path).tar(f"{SUBSET}/{SUBSET}_videos_1.tar", {CLIP: b"clip"})
+    assert [s.media.path for s in read("llava_video", tmp_path)[0]] == [f"{SUBSET}/{CLIP}"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "<image>\nWho sings?\nAnswer the question using a single word or phrase.",
+        "<image>\nPlease respond with only the letter of the correct answer.\nWho sings?",
+        "Please provide your answer by stating the letter.\nWho sings?\nplease answer briefly\n<image>",
+    ],
+)
+def test_instruction_lines_do_not_reach_the_caption_and_stay_in_the_metadata(tmp_path, asked):
+    write(tmp_path, "oe", row(asked, "A man."))
+    (sample,) = read("llava_video", tmp_path)[0]
+    assert (sample.caption, sample.meta["question"]) == ("Who sings? A man.", "Who sings?")
+    assert sample.meta["conversations"][0]["value"] == asked
+
+
+def test_instruction_before_a_choice_is_no_part_of_the_question(tmp_path):
+    write(tmp_path, "mc", row(f"<image>\n{LETTER}\nWhat?\n{OPTIONS}", "B."))
+    assert [s.caption for s in read("llava_video", tmp_path)[0]] == ["What? Silver"]
+
+
+def test_question_that_is_an_instruction_alone_stays(tmp_path):
+    write(tmp_path, "oe", row("Please state the colour of the hat.", "Red."), row("Who pleases?\nAnswers?", "A man."))
+    captions = ["Please state the colour of the hat. Red.", "Who pleases?\nAnswers? A man."]
+    assert [s.caption for s in read("llava_video", tmp_path)[0]] == captions
+
+
+def test_letter_of_another_option_than_its_text_and_blank_options_are_left_out(tmp_path):
+    odd = [
+        row(f"What?\n{OPTIONS}", "B. red"),
+        row("What?\nA.\nB. Silver", "A"),
+        row(f"What?\n{OPTIONS}", "B.  Silver ."),
+    ]
+    write(tmp_path, "mc", *odd)
+    samples, left_out = read("llava_video", tmp_path)
+    assert [s.meta["answer"] for s in samples] == ["Silver"]
+    reason = "options that are blank or not lettered A, B, C, ..., or an answer that is none of them"
+    assert left_out == {f"0_30_s_academic_mc_v0_1_Q04US_{number}": reason for number in (0, 1)}
 
 
 # Bugs of published scripts
@@ -185,7 +264,7 @@ def test_every_row_that_cannot_be_used_has_a_reason(tmp_path):
     samples, left_out = read("llava_video", tmp_path)
     assert [s.key for s in samples] == ["0_30_s_academic_mc_v0_1_Q04US_5", "0_30_s_academic_oe_v0_1_Q04US_1"]
     no_turns = "an entry that is no video and conversation of questions and answers in turn"
-    no_option = "options that are not lettered A, B, C, ..., or an answer that is none of them"
+    no_option = "options that are blank or not lettered A, B, C, ..., or an answer that is none of them"
     file = "0_30_s_academic_oe_v0_1"
     assert left_out == {
         **{f"entry {number} of {file}_qa_processed.json": no_turns for number in range(4)},

@@ -110,6 +110,39 @@ def test_tables_of_the_hub(tmp_path):
     assert (sample.meta["options"][0], sample.meta["answer_letter"]) == ("man 0", "E")
 
 
+def test_all_shards_of_a_table_are_read_and_missing_ones_told(tmp_path):
+    row = {"video": "11", "question": "who runs", "answer": "a man", "type": "DO"}
+    for number in (0, 1):
+        Tree(tmp_path).parquet(f"OE/train-0000{number}-of-00003.parquet", [{**row, "qid": number}])
+        Tree(tmp_path).parquet(f"copy/train-0000{number}-of-00003.parquet", [{**row, "qid": number}])
+    touch(tmp_path, "11.mp4")
+    samples, left_out = read("nextqa", tmp_path)
+    assert [s.key for s in samples] == ["oe_11_0", "oe_11_1"]
+    assert left_out == {"train-00002-of-00003.parquet": "a table that is not there"}
+    samples, left_out = read("nextqa", tmp_path / "OE/train-00001-of-00003.parquet")
+    assert left_out == {"oe_11_1": "missing media"}
+
+
+def test_shard_with_other_columns_takes_no_other_down(tmp_path):
+    row = {"video": "11", "question": "who runs", "answer": "a man", "qid": 1}
+    for number, name in enumerate(("video", "id")):
+        Tree(tmp_path).parquet(
+            f"train-0000{number}-of-00002.parquet", [{name: row["video"], **dict(list(row.items())[1:])}]
+        )
+    touch(tmp_path, "11.mp4")
+    samples, left_out = read("nextqa", tmp_path)
+    assert [s.key for s in samples] == ["oe_11_1"]
+    assert left_out == {"row 0 of train-00001-of-00002.parquet": "an entry without the fields that it should have"}
+
+
+@pytest.mark.parametrize("answers", ["null", '["a second"]', '"a second"'])
+def test_second_answers_that_are_no_object_are_an_error(tmp_path, answers):
+    write(tmp_path, "1,20,6,4,who,7,0,DO", name="test.csv")
+    Tree(tmp_path).text("add_reference_answer_test.json", f'{{"1": {answers}}}')
+    with pytest.raises(InputError, match=r"add_reference_answer_test.json: expected .* for video 1, found"):
+        read("nextqa", tmp_path)
+
+
 def test_files_named_as_in_vidor(demo):
     (sample,) = [s for s in read("nextqa", demo)[0] if s.media.id == "2414793083"]
     assert sample.media.path == "NExTVideo/0093/24147.mp4"

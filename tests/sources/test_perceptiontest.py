@@ -89,11 +89,53 @@ def test_cups_game_ends_where_it_is_cut(tmp_path):
     assert (sample.media.end, "cut_frame" in sample.meta) == (None, False)
 
 
-def test_without_a_frame_rate_the_cut_is_metadata_only(tmp_path):
+NO_RATE = "a video to be cut at a frame, whose frame rate is told by no mc_question_*.json or all_*.json of the split"
+
+
+@pytest.mark.parametrize("raw", ["", "validation-00000-of-00001.parquet"])
+def test_without_a_frame_rate_a_cups_game_does_not_show_its_answer(tmp_path, raw):
     write_parquet(tmp_path / "validation-00000-of-00001.parquet", answer_id="1")
-    Tree(tmp_path).json("cut_frame_mapping_valid.json", {"video_1": 240})
+    Tree(tmp_path).json("cut_frame_mapping_valid.json", {"video_1": 20})
+    assert read("perceptiontest", tmp_path / raw) == ([], {"video_1_3": NO_RATE})
+    Tree(tmp_path).json("cut_frame_mapping_valid.json", {"video_1": -1})
+    assert read("perceptiontest", tmp_path / raw)[0][0].media.end is None
+
+
+def test_frame_rate_of_the_other_file_of_the_split_counts(tmp_path):
+    write(tmp_path, question())
+    Tree(tmp_path).json("cut_frame_mapping_valid.json", {"video_1": 20})
+    Tree(tmp_path).json("all_train.json", {"video_1": {"metadata": {"frame_rate": 5.0}}})
+    assert read("perceptiontest", tmp_path) == ([], {"video_1_0": NO_RATE})
+    Tree(tmp_path).json("all_valid.json", {"video_1": {"metadata": {"frame_rate": 10.0}}})
     (sample,) = read("perceptiontest", tmp_path)[0]
-    assert (sample.media.end, sample.meta["cut_frame"]) == (None, 240)
+    assert (sample.media.end, sample.meta["cut_frame"]) == (2.0, 20)
+
+
+def test_all_shards_of_a_parquet_are_read_and_missing_ones_told(tmp_path):
+    for number in (0, 2):
+        write_parquet(
+            tmp_path / f"val/validation-0000{number}-of-00003.parquet", answer_id="1", question_id=str(number)
+        )
+    samples, left_out = read("perceptiontest", tmp_path)
+    assert [s.key for s in samples] == ["video_1_0", "video_1_2"]
+    assert left_out == {"validation-00001-of-00003.parquet": "a table that is not there"}
+    write_parquet(tmp_path / "copy/validation-00000-of-00003.parquet", answer_id="1")
+    with pytest.raises(InputError, match=r"expected one set of tables of val, found .*copy.* and .*val"):
+        read("perceptiontest", tmp_path)
+
+
+def test_options_lose_their_letters(tmp_path):
+    options = ["A. cup", "B. ball", "C. box"]
+    write(tmp_path, question(options=options), question(1, options=["A. cup", "B. ", "C. box"]))
+    samples, left_out = read("perceptiontest", tmp_path)
+    assert [(s.caption, s.meta["options"]) for s in samples] == [("What falls? ball", THREE)]
+    assert list(left_out) == ["entry 1 of mc_question_valid.json"]
+
+
+@pytest.mark.parametrize("number", [1.7, True, 1.0, "1.0", "x"])
+def test_answer_id_is_a_whole_number_or_digits(tmp_path, number):
+    write(tmp_path, question(answer_id=number))
+    assert read("perceptiontest", tmp_path) == ([], {"video_1_0": "an answer_id that is the number of no option"})
 
 
 def test_cut_of_another_split_does_not_count(tmp_path):
