@@ -129,7 +129,7 @@ def _fields(question: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         AttributeError, KeyError, TypeError, ValueError: It is not a question as `CLEVRER.expects` shows it.
     """
-    fields = {"answer": None, **question}
+    fields = {**question, "answer": _text(question.get("answer"))}
     if not fields["question"].strip():
         raise ValueError("a blank question")
     if "choices" not in fields:
@@ -137,7 +137,9 @@ def _fields(question: Mapping[str, Any]) -> dict[str, Any]:
     choices = fields.pop("choices")
     options = [choice["choice"].strip() for choice in choices]
     verdicts = [choice.get("answer") for choice in choices]
-    if not any(verdicts):
+    if not options:
+        raise ValueError("no choices")
+    if all(verdict in (None, "") for verdict in verdicts):
         return {**fields, "options": options, "answers": None, "answer_indices": None}
     if not all(verdict in ("correct", "wrong") for verdict in verdicts):
         raise ValueError("a choice that is neither correct nor wrong")
@@ -145,3 +147,14 @@ def _fields(question: Mapping[str, Any]) -> dict[str, Any]:
     answers = [options[index] for index in indices]
     right = {"answer": "; ".join(answers) or _NONE_RIGHT, "answers": answers, "answer_indices": indices}
     return {**fields, "options": options, **right}
+
+
+def _text(answer: Any) -> str | None:
+    """Give an answer as text; a count may be a number.
+
+    Raises:
+        TypeError: It is neither text nor a count.
+    """
+    if isinstance(answer, bool) or not isinstance(answer, str | int | None):
+        raise TypeError("an answer that is neither text nor a count")
+    return None if answer is None else str(answer)

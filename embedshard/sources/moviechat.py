@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from embedshard.demo import Tree
 from embedshard.sample import LeftOut, Media, Sample, make_key, media_kind
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._captions import answered, caption_samples
-from embedshard.sources._media import media_index
+from embedshard.sources._media import MediaIndex, media_index
 from embedshard.sources._read import MISSING_MEDIA, frame_time, path_split, walk
 
 __all__ = ["MovieChat", "MovieChatOptions"]
@@ -40,6 +41,7 @@ class MovieChat(Source):
 
     `--as qa` has the global questions, on the whole video, and the breakpoint questions, whose window ends with the
     frame that `time` counts. The two repositories are the splits; where only one is there, no split is given.
+    A video in one of them is never taken for a file of the other.
     """
 
     name = "moviechat"
@@ -62,13 +64,13 @@ MovieChat-1K_train/raw_videos/AWA-1.mp4     or AWA-1.MP4, AWA-1.mkv, ..., in any
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield what each file says, in the order of the files."""
         assert isinstance(options, MovieChatOptions)
-        files = _files(root)
+        files, owners = _files(root)
         if not files:
             raise tree_error(self, root, "found no *.json in a folder jsons, annotations or gt")
         both = len({split for split, _ in files}) > 1
         media = media_index(root, "video")
         for (split, _), path in files.items():
-            entry = _read(path, split if both else "", media)
+            entry = _read(path, split if both else "", partial(_video, media, owners, split))
             if entry is None:
                 yield LeftOut(path.stem, _UNREADABLE)
             else:
@@ -107,19 +109,43 @@ class _Entry(NamedTuple):
     meta: Mapping[str, Any]
 
 
-def _files(root: Path) -> dict[tuple[str, str], Path]:
-    """Find the annotations by split and name, in natural order; those with the answers go before those without."""
+def _files(root: Path) -> tuple[dict[tuple[str, str], Path], dict[str, set[str]]]:
+    """Find the annotations, in natural order; those with the answers go before those without.
+
+    Returns:
+        The files by split and name; for each repository (with a closing `/`, "" for `root`), the splits it has.
+    """
     files: dict[tuple[str, str], Path] = {}
+    owners: dict[str, set[str]] = {}
     for folder, _, names in walk(root):
         place = (root / folder).name
         split = path_split(folder.replace("-", "/").replace("_", "/")) or _FOLDERS.get(place, "")
         for name in names if place in _FOLDERS else ():
-            if name.endswith(".json") and (place == "gt" or (split, name) not in files):
-                files[split, name] = root / folder / name
-    return files
+            if name.endswith(".json"):
+                owners.setdefault(_repository(folder), set()).add(split)
+                if place == "gt" or (split, name) not in files:
+                    files[split, name] = root / folder / name
+    return files, owners
 
 
-def _read(path: Path, split: str, media: Mapping[str, str]) -> _Entry | None:
+def _repository(folder: str) -> str:
+    parts = folder.split("/")[:-1]
+    while parts and parts[-1] in _FOLDERS:
+        parts.pop()
+    return "".join(f"{part}/" for part in parts)
+
+
+def _video(media: MediaIndex, owners: Mapping[str, set[str]], split: str, name: str) -> str:
+    """Find a video by its stem, "" where only the repository of another split has one."""
+    paths: list[str] = [media.get(name, ""), *media.all(name)]
+    for path in paths:
+        owner = max((folder for folder in owners if path.startswith(folder)), key=len, default=None)
+        if owner is None or split in owners[owner]:
+            return path
+    return ""
+
+
+def _read(path: Path, split: str, find_video: Callable[[str], str]) -> _Entry | None:
     try:
         row = json.loads(path.read_text("utf-8-sig"))
         info = row["info"]
@@ -128,7 +154,7 @@ def _read(path: Path, split: str, media: Mapping[str, str]) -> _Entry | None:
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
     video = name.rpartition(".")[0] if media_kind(name) else name
-    found = Media(video, media.get(video, ""), "video", duration=frame_time(frames, fps) or None)
+    found = Media(video, find_video(video), "video", duration=frame_time(frames, fps) or None)
     return _Entry(path.stem, split, found, row, {"id": path.stem, "info": info})
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from embedshard.address import member_name
 from embedshard.demo import Tree
 from embedshard.sample import LeftOut, Media, Sample
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._captions import CaptionsOptions, caption_samples
-from embedshard.sources._media import media_index
+from embedshard.sources._media import MediaIndex, media_index
 from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, find, rows, seconds_or_none
 
 __all__ = ["TextVR"]
@@ -39,7 +40,8 @@ class TextVR(Source):
 TextVR_train.json, TextVR_test.json    at least one, here or in any folder: [{"path": "Activity/v_aB3dE6gHi0_1.mp4",
                                        "captions_info": [{"caption", "caption_info": {"duration", "desc_id"}}, ...],
                                        "videos_info": {"source", "split", "Kwai_OCR"}}, ...]
-Videos/Activity/v_aB3dE6gHi0_1.mp4     or other folders or archives, with the last folder of path kept
+Videos/Activity/v_aB3dE6gHi0_1.mp4     or other folders or archives, with the last folder of path kept; of several
+                                       videos of one name, that of the folder Videos is taken
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
@@ -53,7 +55,7 @@ Videos/Activity/v_aB3dE6gHi0_1.mp4     or other folders or archives, with the la
             for number, row in enumerate(rows(table)):
                 if isinstance(row, str) or not _readable(row):
                     yield LeftOut(f"entry {number} of {table.name}", row if isinstance(row, str) else UNREADABLE)
-                elif found := media.get(_name(row["path"])):
+                elif found := _found(media, row["path"]):
                     yield from _samples(row, split, found, options.captions)
                 else:
                     yield LeftOut(row["path"], MISSING_MEDIA)
@@ -85,10 +87,15 @@ def _readable(row: Fields) -> bool:
     return isinstance(path, str) and bool(path) and isinstance(row.get("captions_info"), list)
 
 
-def _name(path: str) -> str:
-    """Give the last folder and the stem of a path, as the index of media has them."""
-    name = "/".join(path.split("/")[-2:])
-    return name.rpartition(".")[0] or name
+def _found(media: MediaIndex, path: str) -> str | None:
+    """Find a video by its last folder and its stem; of several, the one of the folder `Videos` goes first."""
+    stem = path.removesuffix(PurePosixPath(path).suffix)
+    name = "/".join(stem.split("/")[-2:])
+    own = [
+        place for place in media.all(name) if f"/{member_name(place)}".rpartition(".")[0].endswith(f"/Videos/{stem}")
+    ]
+    found: str | None = media.get(name)
+    return found if found in own or not own else own[0]
 
 
 def _samples(row: Fields, split: str, path: str, which: str) -> Iterator[Sample | LeftOut]:

@@ -17,9 +17,10 @@ from embedshard.sources._read import MISSING_MEDIA, find
 
 __all__ = ["TGIFQA", "TGIFQAOptions"]
 
-_TEXTS = ("gif_name", "question", "answer", "key")
+_TEXTS = ("gif_name", "question", "answer", "vid_id", "key")
 _CHOICES = ("a1", "a2", "a3", "a4", "a5")
-_NOT_KEPT = frozenset(("key", *_CHOICES))
+_IDS = ("FRAMEQA", "TRANS", "ACTION", "COUNT")
+_NOT_MENDED = ("id", "vid_id", "key")
 _COLUMNS = {
     "frameqa": (*_TEXTS, "type", "description"),
     "transition": (*_TEXTS, *_CHOICES),
@@ -30,6 +31,7 @@ _TYPES = {"0": "object", "1": "number", "2": "color", "3": "location"}
 _REPLACED = "FRAMEQA"
 _CELLS = "a row with more or fewer cells than the header"
 _BLANK = "a row with a blank cell that should have a text"
+_NO_ID = f"a row without an id that begins with {', '.join(_IDS)} as vid_id or key"
 _NO_NUMBER = "an answer that is no count, or no number of an option"
 
 Row = Mapping[str, str]
@@ -46,7 +48,10 @@ class TGIFQAOptions(CaptionsOptions):
 
 
 class TGIFQA(Source):
-    """TGIF-QA; the media id is the `gif_name`, and a key is the row's own, as `FRAMEQA1159`.
+    """TGIF-QA; the media id is the `gif_name`, and a key is the question's `vid_id`, as `FRAMEQA1159`.
+
+    What the authors call `key` is the number of the GIF, which all questions on it share. Where a file has the two
+    the other way round, the question's id is found as well.
 
     The tasks are read one at a time, because a GIF that one trains on another may test on. The answer is a word in
     frameqa, a number in count, and the number of an option in transition and action. The authors once replaced `rep`
@@ -90,20 +95,20 @@ gifs/tumblr_no73q2fm0_250.gif    or another container, in any folders or archive
         """Lay out the files of the four tasks, quotes in cells, a GIF of two descriptions, and what is left out."""
         frameqa, choices = "gif_name question answer type vid_id key description", " ".join(_CHOICES)
         train = [
-            ("tumblr_a1_250", 'who says "hi ?', "cat", "0", "7", "FRAMEQA1", 'the cat says "hi .'),
-            ("tumblr_a1_250", "what is the color of the cat ?", "white", "2", "7", "FRAMEQA2", "a white cat sits ."),
-            ("tumblr_gone_250", "who is gone ?", "man", "0", "8", "FRAMEQA3", "a man is gone ."),
-            ("tumblr_a1_250", "what is near the fiFRAMEQAlace ?", " ", "0", "7", "FRAMEQA5", " "),
+            ("tumblr_a1_250", 'who says "hi ?', "cat", "0", "FRAMEQA1", "7", 'the cat says "hi .'),
+            ("tumblr_a1_250", "what is the color of the cat ?", "white", "2", "FRAMEQA2", "7", "a white cat sits ."),
+            ("tumblr_gone_250", "who is gone ?", "man", "0", "FRAMEQA3", "8", "a man is gone ."),
+            ("tumblr_a1_250", "what is near the fiFRAMEQAlace ?", " ", "0", "FRAMEQA5", "7", " "),
         ]
         _write(tree, "Train_frameqa", frameqa, train)
-        test = [("tumblr_b2_r1_400", "how many dogs FRAMEQAeat it ?", "two", "1", "9", "FRAMEQA4", "two dogs run .")]
+        test = [("tumblr_b2_r1_400", "how many dogs FRAMEQAeat it ?", "two", "1", "FRAMEQA4", "9", "two dogs run .")]
         _write(tree, "Test_frameqa", frameqa, test)
         _write(tree, "Total_frameqa", frameqa, train + test)
         question = ("tumblr_a1_250", "What does the cat do before sit ?", "wave", "sit", "jump", "nod", "blink")
-        for task, key in (("transition", "TRANS"), ("action", "ACTION")):
-            lines = [(*question, "4", "7", f"{key}1"), (*question, "5", "7", f"{key}2")]
+        for task, name in (("transition", "TRANS"), ("action", "ACTION")):
+            lines = [(*question, "4", f"{name}1", "7"), (*question, "5", f"{name}2", "7")]
             _write(tree, f"Train_{task}", f"gif_name question {choices} answer vid_id key", lines)
-        count = [("tumblr_a1_250", "How many times does the cat nod ?", "10", "7", "COUNT1")]
+        count = [("tumblr_a1_250", "How many times does the cat nod ?", "10", "COUNT1", "7")]
         _write(tree, "Test_count", "gif_name question answer vid_id key", count)
         for name in ("tumblr_a1_250", "tumblr_b2_r1_400"):
             tree.gif(f"gifs/{name}.gif", name)
@@ -123,7 +128,7 @@ def _tables(root: Path, task: str) -> dict[str, Path]:
 
 
 def _rows(path: Path, split: str, task: str) -> Iterator[tuple[str, Row] | LeftOut]:
-    """Yield the split and the cells of each row of a table with tabs."""
+    """Yield the split and the cells of each row of a table with tabs, the question's id as `id`."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         header = file.readline().rstrip("\n").split("\t")
         if missing := [name for name in _COLUMNS[task] if name not in header]:
@@ -132,14 +137,17 @@ def _rows(path: Path, split: str, task: str) -> Iterator[tuple[str, Row] | LeftO
             row = dict(zip(header, cells := line.rstrip("\n").split("\t")))  # noqa: B905  (lengths are compared below)
             if len(cells) != len(header):
                 yield LeftOut(f"line {number} of {path.name}", _CELLS)
-            elif not (row["key"].strip() and row["gif_name"].strip()):
+            elif not row["gif_name"].strip():
                 yield LeftOut(f"line {number} of {path.name}", _BLANK)
+            elif not (column := next((name for name in ("vid_id", "key") if row[name].startswith(_IDS)), "")):
+                yield LeftOut(f"line {number} of {path.name}", _NO_ID)
             else:
-                yield split, _mended(row) if line.count(_REPLACED) > row["key"].count(_REPLACED) else row
+                row["id"] = raw_id = row.pop(column)
+                yield split, _mended(row) if line.count(_REPLACED) > raw_id.count(_REPLACED) else row
 
 
 def _mended(row: Row) -> Row:
-    return {name: text if name == "key" else text.replace(_REPLACED, "rep") for name, text in row.items()}
+    return {name: text if name in _NOT_MENDED else text.replace(_REPLACED, "rep") for name, text in row.items()}
 
 
 def _questions(
@@ -150,7 +158,7 @@ def _questions(
             yield item
             continue
         split, row = item
-        raw_id, gif = row["key"], row["gif_name"]
+        raw_id, gif = row["id"], row["gif_name"]
         if not (row["question"].strip() and row["answer"].strip()):
             yield LeftOut(raw_id, _BLANK)
         elif not (path := media.get(gif)):
@@ -159,12 +167,12 @@ def _questions(
             yield LeftOut(raw_id, _NO_NUMBER)
         else:
             caption = answered(row["question"], str(fields["answer"]))
-            yield Sample(make_key(raw_id), split, Media(gif, path, "video"), caption, {**fields, "id": raw_id})
+            yield Sample(make_key(raw_id), split, Media(gif, path, "video"), caption, fields)
 
 
 def _fields(row: Row, task: str) -> dict[str, Any] | None:
     """Give the metadata of a question, None where its answer is not of its kind."""
-    fields: dict[str, Any] = {name: text for name, text in row.items() if name not in _NOT_KEPT}
+    fields: dict[str, Any] = {name: text for name, text in row.items() if name not in _CHOICES}
     try:
         if task == "count":
             return {**fields, "answer": int(row["answer"])}

@@ -116,14 +116,29 @@ def test_videos_in_the_zips(tmp_path):
     assert sample.media.path.startswith("video_train.zip#video_00000-01000/video_00000.mp4:")
 
 
+@pytest.mark.parametrize("count", [2, 0])
+def test_count_that_is_a_number_is_an_answer(tmp_path, count):
+    annotate(tmp_path, {"question_id": 0, "question": "How many?", "answer": count})
+    (sample,), left_out = read("clevrer", tmp_path)
+    assert (sample.caption, sample.meta["answer"], left_out) == (f"How many? {count}", str(count), {})
+
+
+def test_question_without_choices_is_not_hidden_but_left_out(tmp_path):
+    annotate(tmp_path, choice(0))
+    reason = "a question without the fields that it should have"
+    assert read("clevrer", tmp_path) == ([], {"question 0 of video_00000": reason})
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         "text",
         {"question_id": 0},
         {"question_id": 0, "question": " ", "answer": "yes"},
-        {"question_id": 0, "question": "How many?", "answer": 2},
+        {"question_id": 0, "question": "How many?", "answer": 2.5},
+        {"question_id": 0, "question": "Is it red?", "answer": False},
         choice(0, ("it rolls", "maybe")),
+        choice(0, choices=[{"choice": "it rolls", "answer": 0}]),
         choice(0, choices=[{"answer": "correct"}]),
         choice(0, choices="abc"),
     ],

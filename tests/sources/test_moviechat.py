@@ -62,6 +62,30 @@ def test_both_repositories_are_the_splits_and_one_alone_is_none(tmp_path):
         assert [s.split for s in read("moviechat", tmp_path / repository)[0]] == [""]
 
 
+@pytest.mark.parametrize("repositories", [(TRAIN, TEST), ("one", "two"), ("", TEST)])
+def test_missing_video_is_not_taken_from_the_other_repository(tmp_path, repositories):
+    train, test = (tmp_path / repository for repository in repositories)
+    for name in ("1", "2"):
+        write(train, name=name)
+    write(test, "annotations", "TFS-1")
+    touch(train, "raw_videos/2.mp4")
+    touch(test, "videos/1.mp4", "2.mp4", "videos/TFS-1.mp4")
+    samples, left_out = read("moviechat", tmp_path)
+    assert left_out == {"1": "missing media"}
+    assert {s.key: tmp_path / s.media.path for s in samples} == {
+        "2": train / "raw_videos/2.mp4",
+        "TFS-1": test / "videos/TFS-1.mp4",
+    }
+
+
+def test_videos_and_answers_beside_the_repositories_are_found(tmp_path):
+    write(tmp_path, f"{TRAIN}/jsons", "AWA-1")
+    for folder in (f"{TEST}/annotations", "answers/gt/gt"):
+        write(tmp_path, folder, "TFS-1")
+    touch(tmp_path, "videos/AWA-1.mp4", f"{TEST}/videos/TFS-1.mp4")
+    assert read("moviechat", tmp_path)[1] == {}
+
+
 def test_folders_named_by_their_splits(tmp_path):
     for split, name in (("train", "AWA-1"), ("test", "TFS-1")):
         touch(write(tmp_path, f"{split}/jsons", name), f"{split}/{name}.mp4")

@@ -99,6 +99,17 @@ def test_videos_in_a_zip_and_in_other_containers(tmp_path):
     assert samples[1].media.path == "resized/Sports/a_1.webm"
 
 
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_videos_of_another_folder_do_not_go_before_those_of_videos(tmp_path, ending):
+    Tree(tmp_path).json("TextVR_train.json", [row("X/a.mp4", "one"), row("X/b.mp4", "two")])
+    touch(tmp_path, "OCRvideos/X/a.mp4", "OCRvideos/X/b.mp4", f"deep/TextVR/Videos/X/a.{ending}")
+    with zipfile.ZipFile(tmp_path / "TextVR.zip", "w") as archive:
+        archive.writestr(f"Videos/X/b.{ending}", b"video")
+    first, second = (s.media.path for s in read(NAME, tmp_path)[0])
+    assert first == f"deep/TextVR/Videos/X/a.{ending}"
+    assert second.startswith(f"TextVR.zip#Videos/X/b.{ending}:")
+
+
 def test_damaged_archive_is_counted(tmp_path):
     Tree(tmp_path).json("TextVR_train.json", [row("Activity/a_1.mp4", "one")])
     (tmp_path / "Videos.zip").write_bytes(b"PK cut off")

@@ -50,9 +50,34 @@ def test_real_questions(task, tmp_path):
     for sample, (split, row) in zip(samples, expected, strict=True):
         answer = row[f"a{int(row['answer']) + 1}"] if "a1" in row else row["answer"]
         assert sample.caption == f"{row['question']}{'' if row['question'].endswith(('?', '.')) else '?'} {answer}"
-        assert (sample.key, sample.split, sample.media.id) == (row["key"], split, row["gif_name"])
+        assert (sample.key, sample.split, sample.media.id) == (row["vid_id"], split, row["gif_name"])
         assert (sample.media.path, sample.media.kind) == (f"gifs/{row['gif_name']}.gif", "video")
         assert str(sample.meta["answer"]) == answer
+        assert sample.meta["key"] == row["key"]
+
+
+def test_id_is_vid_id_and_key_is_the_number_that_all_questions_on_a_gif_share(tmp_path):
+    rows = [("g", f"how often {n} ?", "2", f"COUNT{n}", "52") for n in (1, 2)]
+    swapped = ("g", "how often 3 ?", "2", "52", "COUNT3")
+    write(tmp_path / "Train_count_question.csv", "gif_name question answer vid_id key", *rows, swapped)
+    touch(tmp_path, "g.gif")
+    samples, left_out = read(NAME, tmp_path, task="count")
+    assert ([s.key for s in samples], left_out) == (["COUNT1", "COUNT2", "COUNT3"], {})
+    assert [(s.meta["id"], s.meta.get("key"), s.meta.get("vid_id")) for s in samples] == [
+        ("COUNT1", "52", None),
+        ("COUNT2", "52", None),
+        ("COUNT3", None, "52"),
+    ]
+
+
+def test_row_without_its_id_is_left_out(tmp_path):
+    rows = [("g", "how often ?", "2", *ids) for ids in (("7", "52"), ("COUNT1", "52"), (" ", " "))]
+    write(tmp_path / "Train_count_question.csv", "gif_name question answer vid_id key", *rows)
+    touch(tmp_path, "g.gif")
+    samples, left_out = read(NAME, tmp_path, task="count")
+    reason = "a row without an id that begins with FRAMEQA, TRANS, ACTION, COUNT as vid_id or key"
+    assert [s.key for s in samples] == ["COUNT1"]
+    assert left_out == {f"line {number} of Train_count_question.csv": reason for number in (2, 4)}
 
 
 @real
@@ -78,7 +103,7 @@ def test_questions_of_frameqa(raw):
         "answer": "white",
         "type": "2",
         "type_name": "color",
-        "vid_id": "7",
+        "key": "7",
         "description": "a white cat sits .",
     }
     assert samples[0].media == samples[1].media
@@ -90,7 +115,7 @@ def test_quotes_are_plain_text(raw):
 
 
 def test_words_broken_by_the_key_of_the_task_are_mended(tmp_path):
-    row = ("g", "what sits at the fiFRAMEQAlace ?", "FRAMEQAtile", "0", "1", "FRAMEQA1", "a FRAMEQAtile sits .")
+    row = ("g", "what sits at the fiFRAMEQAlace ?", "FRAMEQAtile", "0", "FRAMEQA1", "1", "a FRAMEQAtile sits .")
     write(tmp_path / "Test_frameqa_question.csv", FRAMEQA, row)
     touch(tmp_path, "g.gif")
     (sample,), _ = read(NAME, tmp_path)
@@ -139,7 +164,7 @@ def test_total_is_never_added_to_train_and_test(raw, tmp_path):
 
 
 def test_gifs_in_a_zip_and_converted_ones(tmp_path):
-    rows = [(gif, "who ?", "cat", "9", "1", f"FRAMEQA{gif}", "a cat .") for gif in ("1", "2")]
+    rows = [(gif, "who ?", "cat", "9", f"FRAMEQA{gif}", "1", "a cat .") for gif in ("1", "2")]
     write(tmp_path / "Train_frameqa_question.csv", FRAMEQA, *rows)
     with zipfile.ZipFile(tmp_path / "gifs.zip", "w") as archive:
         archive.writestr("gifs/1.gif", b"GIF89a")
@@ -157,9 +182,9 @@ def test_damaged_archive_is_counted(raw, tmp_path):
 
 
 def test_one_bad_row_takes_no_other_down(tmp_path):
-    good = ("g", "how often ?", "2", "1", "COUNT1")
-    bad = [("g", "how often ?"), ("", *good[1:]), (*good[:4], " "), (*good, "more"), ("",)]
-    wrong = ("g", "how often ?", "two", "1", "COUNT7")
+    good = ("g", "how often ?", "2", "COUNT1", "1")
+    bad = [("g", "how often ?"), ("", *good[1:]), (" ", *good[1:]), (*good, "more"), ("",)]
+    wrong = ("g", "how often ?", "two", "COUNT7", "1")
     write(tmp_path / "Train_count_question.csv", "gif_name question answer vid_id key", *bad, wrong, good)
     touch(tmp_path, "g.gif")
     samples, left_out = read(NAME, tmp_path, task="count")
