@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedshard.demo import Tree, video_bytes
+from embedshard.errors import InputError
 from embedshard.sample import LeftOut, Sample
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._read import find, media_root, rows
+from embedshard.sources._read import find, media_root, rows, walk
 from embedshard.sources._videochat import UNREADABLE, MediaFiles, named, sample
 
 __all__ = ["EgoQA"]
@@ -29,7 +30,7 @@ class EgoQA(Source):
     modality = "video"
     splits = {"given": ("train",)}
     expects = """
-video/vqa/ego_qa/train.json                  or the end of this path, or the file itself as RAW:
+video/vqa/ego_qa/train.json                  in any folder, or ego_qa or the file as RAW:
                                              [{"video": "d250521e-5197/split_0.mp4", "QA": [{"i", "q", "a"}]}, ...]
 split_videos/d250521e-5197/split_0.mp4       in any folders, or egoqa_split_videos.zip as it was downloaded
 """
@@ -37,7 +38,7 @@ split_videos/d250521e-5197/split_0.mp4       in any folders, or egoqa_split_vide
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:
         """Yield the rows in the order of the file."""
         alone = next(filter(Path.is_file, (root, root / "train.json")), None)
-        table = alone or find(root, "ego_qa/train.json")
+        table = alone or find(root, "ego_qa/train.json") or _deeper(root)
         if not table:
             raise tree_error(self, root, "found no ego_qa/train.json")
         media = MediaFiles(media_root(root))
@@ -67,3 +68,16 @@ split_videos/d250521e-5197/split_0.mp4       in any folders, or egoqa_split_vide
         tree.video("egoqa_split_videos/split_videos/d250521e-5197/split_0.mp4", "cup")
         tree.video("egoqa_split_videos/split_videos/d250521e-5197/split_1.mp4", "girl")
         tree.tar("rest.tar", {"split_videos/a51e77c2-0b44/split_0.mp4": video_bytes("eggs")})
+
+
+def _deeper(root: Path) -> Path | None:
+    """Find the table at any depth.
+
+    Raises:
+        InputError: There are several.
+    """
+    homes = (root / folder / "ego_qa" for folder, folders, _ in walk(root, None) if "ego_qa" in folders)
+    found = [home / "train.json" for home in homes if (home / "train.json").is_file()]
+    if len(found) > 1:
+        raise InputError(f"{root}: expected one ego_qa/train.json, found {' and '.join(map(str, found[:3]))}")
+    return found[0] if found else None

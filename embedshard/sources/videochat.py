@@ -26,7 +26,7 @@ _FILES = {
 
 
 class VideoChat(Source):
-    """VideoChat (v1); the media id is the path that the row gives, without extension.
+    """VideoChat (v1); the media id is the name of the video or picture, without extension.
 
     A key is the kind, the media and the number of the row among those of both: `conversation_1066674784_0`. The
     caption is all answers, joined; of `llava_complex_reasoning_2k.json` it is question and answer.
@@ -46,7 +46,8 @@ llava_complex_reasoning_2k.json
 minigpt_caption_3k.json
 WebVid10M/000001_000050/1066674784.mp4        in any folders or archives
 coco/train2014/COCO_train2014_000000000007.jpg
-minigpt4/image/2.jpg                          or cc_sbu_align/image/2.jpg
+minigpt4/image/2.jpg                          or cc_sbu_align/image/2.jpg; what has only a number must lie in a folder
+                                              that the row names, or minigpt4, webvid, ...
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:

@@ -32,7 +32,7 @@ class VideoChat2ITOptions(Options):
 
 
 class VideoChat2IT(Source):
-    """VideoChat2-IT; the media id is the path that the row gives, without extension, or the folder of cut clips.
+    """VideoChat2-IT; the media id is the name of the media, without extension, or the folder of cut clips.
 
     A key is the sub-set and the row's number in its file: `video_vqa_ego_qa_17`, `video_vqa_sharegptvideo_240k_17`.
     What the caption is follows from the folder: the answers of `caption` and `conversation`, question and answer of
@@ -53,8 +53,8 @@ video/vqa/ego_qa/train.json            any of {video,image}/{caption,classificat
 image/caption/llava/train_100k.json    here or in any folder, with or without `video`:
                                        [{"video" or "image": path, "QA": [{"i", "q", "a"}, ...], "start", "end"}, ...]
 webvid/000001_000050/1066674784.mp4    media in any folders or archives, found by the last folder and the name, or
-egoqa_split_videos.zip                 by the name alone; folders of frames too; pictures that have only a number lie
-m3it/okvqa/train/12.jpg                in a folder named after their set
+egoqa_split_videos.zip                 by the name alone; folders of frames too; what has only a number for a name
+m3it/okvqa/train/12.jpg                lies in a folder or archive named after its set, never in one of val or test
 """
 
     def samples(self, root: Path, options: Options) -> Iterator[Sample | LeftOut]:

@@ -10,7 +10,7 @@ from typing import Any
 from embedshard.demo import Tree
 from embedshard.sample import LeftOut, Media, Sample, make_key
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._captions import answered, turns
+from embedshard.sources._captions import answered, turns, without_placeholders
 from embedshard.sources._media import media_index
 from embedshard.sources._read import MISSING_MEDIA, NO_CAPTION, UNREADABLE, find, media_root, rows
 
@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 
 class VideoChatGPT(Source):
-    """VideoInstruct100K; the media id is the `video_id`, which the rows of a video share.
+    """VideoInstruct100K; the media id is ActivityNet's, `v_` and the id on YouTube, which the rows of a video share.
 
     A key is that and the number of the row among those of its video: `v_mTDRTiTnsjQ_0`. The form that training takes
     gives the same keys and captions.
@@ -74,28 +74,28 @@ videos/v_mTDRTiTnsjQ.mp4         or mTDRTiTnsjQ.mkv, in any folders or archives
 
 
 def _told(row: Row) -> tuple[str, list[str], list[str]] | None:
-    """Give the video of a row, what is asked and what is answered; None where it has not the form that it should."""
+    """Give the media id of a row, what is asked and what is answered; None where it has not the form that it should."""
     try:
         if "conversations" in row:
             video, (asked, answers) = row["id"], turns(row["conversations"])
         else:
-            video, asked, answers = row["video_id"], [row["q"].strip()], [row["a"].strip()]
-    except (AttributeError, KeyError, ValueError):
+            video, asked, answers = row["video_id"], *([without_placeholders(row[side])] for side in "qa")
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return (video, asked, answers) if isinstance(video, str) and video and answers else None
+    is_told = isinstance(video, str) and video and answers
+    return (f"v_{video.removeprefix('v_')}", asked, answers) if is_told else None
 
 
 def _sample(
     raw_id: str, told: tuple[str, list[str], list[str]], row: Row, media: Mapping[str, str]
 ) -> Sample | LeftOut:
     video, asked, answers = told
-    bare = video.removeprefix("v_")
-    path = media.get(f"v_{bare}") or media.get(bare)
+    path = media.get(video) or media.get(video.removeprefix("v_"))
     if not path:
         return LeftOut(raw_id, MISSING_MEDIA)
     if not any(answers):
         return LeftOut(raw_id, NO_CAPTION)
-    meta: dict[str, Any] = {"id": raw_id, "video_id": video}
+    meta: dict[str, Any] = {"id": raw_id, "video_id": row.get("video_id") or row["id"]}
     if len(asked) == len(answers) == 1:
         caption = answered(asked[0], answers[0])
         meta |= {"question": asked[0], "answer": answers[0]}

@@ -50,7 +50,23 @@ def test_clip_of_another_video_is_not_taken(tmp_path):
     assert list(left_out.values()) == ["missing media"]
 
 
-@pytest.mark.parametrize("place", ["video/vqa/ego_qa/train.json", "vqa/ego_qa/train.json", "train.json"])
+def test_clips_of_one_video_named_by_two_paths_are_one_media(tmp_path):
+    Tree(tmp_path).json("ego_qa/train.json", [row("a5/split_0.mp4"), row("split_videos/a5/split_1.mp4")])
+    touch(tmp_path, "split_videos/a5/split_0.mp4", "split_videos/a5/split_1.mp4")
+    assert [s.media.id for s in read("egoqa", tmp_path)[0]] == ["a5", "a5"]
+
+
+def test_several_files_are_told(tmp_path):
+    for name in ("a", "b"):
+        Tree(tmp_path).json(f"{name}/video/vqa/ego_qa/train.json", [row()])
+    with pytest.raises(InputError, match=r"expected one ego_qa/train\.json, found .*a/video.* and .*b/video"):
+        read("egoqa", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["VideoChat2-IT/video/vqa/ego_qa/train.json", "video/vqa/ego_qa/train.json", "vqa/ego_qa/train.json", "train.json"],
+)
 def test_places_of_the_file(tmp_path, place):
     Tree(tmp_path).json(place, [row()])
     Tree(tmp_path).json("video/vqa/tgif_frame_qa/train.json", [row("x.gif")])

@@ -29,7 +29,7 @@ def test_real_reasoning_is_question_and_answer(tmp_path):
     assert [(s.key, s.media.id, s.media.path, s.media.kind) for s in samples] == [
         (
             "reasoning_COCO_train2014_000000021248_0",
-            "train2014/COCO_train2014_000000021248",
+            "COCO_train2014_000000021248",
             "coco/train2014/COCO_train2014_000000021248.jpg",
             "image",
         )
@@ -44,7 +44,7 @@ def test_real_captions_of_numbered_pictures(tmp_path):
     shutil.copy(REAL / "minigpt_caption_3k.json", tmp_path)
     touch(tmp_path, "minigpt4/image/2.jpg", "minigpt4/image/4.jpg", "coco/3.jpg")
     samples, left_out = read("videochat", tmp_path)
-    assert [(s.key, s.media.id) for s in samples] == [("caption_2_0", "minigpt4/2"), ("caption_4_0", "minigpt4/4")]
+    assert [(s.key, s.media.id) for s in samples] == [("caption_2_0", "2"), ("caption_4_0", "4")]
     assert samples[0].caption.startswith("The image shows a man fishing on a lawn")
     assert list(left_out) == ["caption_3_0", "caption_5_0"]
 
@@ -76,6 +76,15 @@ def test_all_files_at_once_and_one_alone(tmp_path):
     }
     (alone,) = read("videochat", tmp_path / "anno/llava_complex_reasoning_2k.json")[0]
     assert (alone.key, alone.media.path) == ("reasoning_COCO_1_0", "train2014/COCO_1.jpg")
+
+
+def test_renamed_file_takes_no_numbered_picture_of_another_set(tmp_path):
+    rows = [row("2.jpg", ("What?", "A man."), of="image"), row("minigpt4/3.jpg", ("What?", "A cat."), of="image")]
+    Tree(tmp_path).json("mine.json", rows)
+    touch(tmp_path, "othr/gqa/2.jpg", "minigpt4/3.jpg")
+    samples, left_out = read("videochat", tmp_path / "mine.json")
+    assert [s.media.path for s in samples] == ["minigpt4/3.jpg"]
+    assert list(left_out) == ["conversation_2_0"]
 
 
 def test_videos_in_a_zip(tmp_path):

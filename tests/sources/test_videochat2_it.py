@@ -12,6 +12,8 @@ from embedshard.prepare import PrepareOptions, prepare
 from embedshard.sources import get_source
 from tests.sources.rows import read, touch
 
+UNSURE = "files of this name, of which none, or more than one, lies in a folder named after the sub-set"
+NONE = "an answer that is none of the options"
 CHOICE = "Question: What falls?\nOptions:\n(A) a cup\n(B) a plate (B)\n(C) Nothing."
 
 
@@ -81,6 +83,76 @@ def test_options_lose_their_letters(tmp_path, answer):
     assert sample.meta["options"] == ["a cup", "a plate (B)", "Nothing."]
     assert (sample.meta["question"], sample.meta["answer"]) == ("What falls?", "a plate (B)")
     assert (sample.meta["answer_index"], sample.meta["answer_letter"]) == (1, "B")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What falls? Options: (A) cat (B) dog",
+        "What falls?\nOptions: (A) cat, (B) dog",
+        "What falls? Options: A. cat B. dog",
+        "What falls?\nA. cat\nB. dog",
+        "What falls?\nA) cat\nB) dog\nAnswer with the letter.",
+        "What falls? (a) cat (b) dog",
+        "What falls?\nChoices:\n(a) cat\n(b) dog",
+        "What falls? choices: a) cat; b) dog",
+        "What falls? A. cat B. dog",
+    ],
+)
+@pytest.mark.parametrize("answer", ["B", "(B)", "B.", "b)", "dog", "(B) dog", "B. dog"])
+def test_no_option_letter_reaches_the_caption(tmp_path, question, answer):
+    sample = one(tmp_path, "video/vqa/set", turn(question, answer))
+    assert (sample.caption, sample.meta["options"], sample.meta["answer"]) == (
+        "What falls? dog",
+        ["cat", "dog"],
+        "dog",
+    )
+
+
+def test_letters_of_several_right_options(tmp_path):
+    assert one(tmp_path, "video/vqa/set", turn(CHOICE, "A, C")).caption == "What falls? a cup; Nothing."
+    assert one(tmp_path, "video/vqa/set", turn(CHOICE, "(A) a cup, (C) Nothing")).caption.endswith("a cup; Nothing.")
+
+
+def test_options_in_a_talk_lose_their_letters(tmp_path):
+    turns = [turn("Who?", "A boy."), turn("Where? Options: (A) here (B) there", "B")]
+    assert one(tmp_path, "video/conversation/set", *turns).caption == "A boy. there"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What falls?", "B"),
+        ("What falls?", "(b)"),
+        ("What falls?", "(B) a dog"),
+        ("What falls? Options: cat, dog", "dog"),
+        ("What falls?\nOptions:\n(A) cat\n(C) dog", "(C) dog"),
+        ("What falls?\nOptions:\n(A) cat", "(A) cat"),
+        ("What falls?\n(A) cat\n(B) dog (C) bird", "Q"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["vqa", "conversation"])
+def test_options_that_cannot_be_read_are_left_out(tmp_path, kind, question, answer):
+    touch(tmp_path, "a.mp4")
+    row = {"video": "a.mp4", "QA": [turn(question, answer)]}
+    samples, left_out = read("videochat2_it", write(tmp_path, f"video/{kind}/set/train", row))
+    assert not samples
+    assert set(left_out.values()) <= {"options that cannot be read, or a letter as answer without options", NONE}
+    assert len(left_out) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("Which letter is on the sign?", "B"), ("Who?", "I"), ("Who is it?", "A. Lincoln"), ("What?", "vitamin A. Yes.")],
+)
+def test_letters_that_are_no_options_stay(tmp_path, question, answer):
+    assert one(tmp_path, "video/vqa/set", turn(question, answer)).caption == f"{question} {answer}"
+
+
+def test_letter_that_is_also_the_text_of_another_option(tmp_path):
+    touch(tmp_path, "a.mp4")
+    row = {"video": "a.mp4", "QA": [turn("Which?\n(A) B\n(B) A", "A")]}
+    assert list(read("videochat2_it", write(tmp_path, "video/vqa/set/train", row))[1].values()) == [NONE]
 
 
 def test_several_right_options(tmp_path):
@@ -188,21 +260,88 @@ def test_numbered_pictures_are_found_only_where_their_set_is(tmp_path):
         tmp_path, *(f"{folder}/12.jpg" for folder in ("m3it/a-okvqa", "m3it/okvqa/train", "GQA", "cc_sbu_align/image"))
     )
     samples, left_out = read("videochat2_it", tmp_path)
-    assert {s.media.id: s.media.path for s in samples} == {
-        "okvqa/12": "m3it/okvqa/train/12.jpg",
-        "gqa/12": "GQA/12.jpg",
-        "minigpt4/12": "cc_sbu_align/image/12.jpg",
+    assert {s.key: s.media.path for s in samples} == {
+        "image_vqa_okvqa_0": "m3it/okvqa/train/12.jpg",
+        "image_vqa_gqa_0": "GQA/12.jpg",
+        "image_vqa_minigpt4_0": "cc_sbu_align/image/12.jpg",
     }
-    reason = "a picture named by a number alone, of which none lies in a folder named after its sub-set"
-    assert left_out == {"image_vqa_coco_0": reason, "image_vqa_text_vqa_0": reason}
+    assert left_out == {"image_vqa_coco_0": UNSURE, "image_vqa_text_vqa_0": UNSURE}
+
+
+OKVQA = ("image/vqa/okvqa", "image", "12.jpg")
+SSV2 = ("video/classification/ssv2", "video", "78687.webm")
+SSV2_FOLDER = ("video/classification/ssv2", "video", "ssv2/78687.webm")
+WEBVID = ("video/caption/webvid", "video", "000001_000050/78687.mp4")
+CLEVRER = ("video/reasoning/clevrer_qa", "video", "video_10001.mp4")
+
+
+@pytest.mark.parametrize(
+    ("named", "files", "taken"),
+    [
+        (OKVQA, ["m3it/okvqa/train/12.jpg", "m3it/okvqa/test/12.jpg"], 0),
+        (OKVQA, ["m3it/okvqa/12.jpg", "okvqa_test/12.jpg", "validation/okvqa/12.jpg"], 0),
+        (OKVQA, ["m3it/okvqa/test/12.jpg"], None),
+        (OKVQA, ["m3it/okvqa/val2014/12.jpg"], None),
+        (OKVQA, ["m3it/okvqa/a/12.jpg", "m3it/okvqa/b/12.jpg"], None),
+        (OKVQA, ["okvqa_images/12.jpg", "okvqa_extra/12.jpg"], 0),
+        (("image/vqa/okvqa", "image", "val/12.jpg"), ["okvqa/train/12.jpg", "okvqa/val/12.jpg"], 1),
+        (("image/vqa/okvqa", "image", "val/12.jpg"), ["okvqa/train/12.jpg"], None),
+        (("image/vqa/okvqa", "image", "m3it_okvqa/12.jpg"), ["gqa/12.jpg"], None),
+        (("image/reasoning/clevr", "image", "12.jpg"), ["clevrer_frames/12.jpg"], None),
+        (
+            ("image/caption/llava", "image", "000000033471.jpg"),
+            ["coco_caption/000000033471.jpg", "x/000000033471.jpg"],
+            0,
+        ),
+        (SSV2, ["webvid/000001_000050/78687.mp4"], None),
+        (SSV2, ["webvid/000001_000050/78687.mp4", "video_pub/ssv2_video/78687.webm"], 1),
+        (SSV2, ["20bn-something-something-v2/78687.webm"], 0),
+        (SSV2_FOLDER, ["webvid/000001_000050/78687.mp4"], None),
+        (SSV2_FOLDER, ["webvid/000001_000050/78687.mp4", "other/ssv2/78687.webm"], 1),
+        (SSV2_FOLDER, ["ssv2_test/78687.webm"], None),
+        (WEBVID, ["media/000001_000050/78687.mp4"], 0),
+        (WEBVID, ["ssv2/78687.webm"], None),
+        (WEBVID, ["WebVid10M/000001_000050/78687.mp4", "WebVid2M/000001_000050/78687.mp4"], 1),
+        (WEBVID, ["a/000001_000050/78687.mp4", "b/000001_000050/78687.mp4"], None),
+        (CLEVRER, ["any/video_10001.mp4"], 0),
+        (CLEVRER, ["a/video_10001.mp4", "clevrer/video_train/video_10001.mp4"], 1),
+        (CLEVRER, ["a/video_10001.mp4", "b/video_10001.mp4"], None),
+    ],
+)
+def test_no_file_of_another_set_or_split_is_taken(tmp_path, named, files, taken):
+    folder, modality, path = named
+    write(tmp_path, f"{folder}/train", {modality: path, "QA": [turn("What?", "a tree")]})
+    touch(tmp_path, *files)
+    samples, left_out = read("videochat2_it", tmp_path)
+    assert [s.media.path for s in samples] == ([] if taken is None else [files[taken]])
+    assert list(left_out.values()) == ([UNSURE] if taken is None else [])
+
+
+def test_numbered_pictures_in_an_archive_of_their_set(tmp_path):
+    write(tmp_path, "image/vqa/okvqa/train", {"image": "12.jpg", "QA": [turn("What?", "a tree")]})
+    for name in ("okvqa.zip", "okvqa_val.zip", "gqa.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("12.jpg", b"picture")
+    (sample,) = read("videochat2_it", tmp_path)[0]
+    assert sample.media.path.startswith("okvqa.zip#12.jpg:")
+
+
+def test_one_file_named_by_two_paths_is_one_media(tmp_path):
+    touch(tmp_path, "WebVid/000001_000050/7000.mp4", "split_videos/a5/split_0.mp4", "split_videos/a5/split_1.mp4")
+    names = ["000001_000050/7000.mp4", "a5/split_0.mp4"], ["webvid/7000.mp4", "split_videos/a5/split_1.mp4"]
+    for folder, paths in zip(("video/caption/webvid", "video/vqa/webvid_qa"), names, strict=True):
+        write(tmp_path, f"{folder}/train", *({"video": path, "QA": [turn("Who?", "me")]} for path in paths))
+    samples, left_out = read("videochat2_it", tmp_path)
+    assert [s.media.id for s in samples] == ["7000", "a5", "7000", "a5"]
+    assert not left_out
 
 
 def test_of_two_files_that_of_the_set_or_the_extension_goes_first(tmp_path):
-    touch(tmp_path, "a/78687.mp4", "b/78687.webm", "tgif/x.gif", "other/x.mp4")
-    write(tmp_path, "video/classification/somethingelse/train", {"video": "78687.webm", "QA": [turn("", "push")]})
+    touch(tmp_path, "a/v78687.mp4", "b/v78687.webm", "tgif/x.gif", "other/x.mp4")
+    write(tmp_path, "video/classification/somethingelse/train", {"video": "v78687.webm", "QA": [turn("", "push")]})
     write(tmp_path, "video/vqa/tgif/train", {"video": "x.mp4", "QA": [turn("what?", "a cat")]})
     samples, _ = read("videochat2_it", tmp_path)
-    assert [s.media.path for s in samples] == ["b/78687.webm", "tgif/x.gif"]
+    assert [s.media.path for s in samples] == ["b/v78687.webm", "tgif/x.gif"]
 
 
 def test_frames_and_names_without_extension(tmp_path):

@@ -60,6 +60,22 @@ def test_the_form_for_training_gives_the_same_samples(tmp_path):
     assert read("videochatgpt", alone) == read("videochatgpt", tmp_path / "raw")
 
 
+def test_placeholders_reach_no_caption(tmp_path):
+    Tree(tmp_path).json("VideoInstruct100K.json", [row("v_a", "<video>\nWhat?"), row("v_a", "What\n<video>")])
+    touch(tmp_path, "v_a.mp4")
+    assert [s.caption for s in read("videochatgpt", tmp_path)[0]] == ["What? A boy.", "What? A boy."]
+
+
+def test_ids_with_and_without_prefix_are_one_media(tmp_path):
+    Tree(tmp_path).json("VideoInstruct100K.json", [row("v_a"), row("a")])
+    touch(tmp_path, "a.mp4")
+    samples, _ = read("videochatgpt", tmp_path)
+    assert [(s.key, s.media.id, s.meta["video_id"]) for s in samples] == [
+        ("v_a_0", "v_a", "v_a"),
+        ("v_a_1", "v_a", "a"),
+    ]
+
+
 def test_conversation_of_many_turns_is_all_answers(tmp_path):
     entry = converted(0, "v_a", "Who?", "A boy.")
     turns = [*entry["conversations"], {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."}]
