@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from embedshard.sample import Kind, LeftOut, Media, Sample, make_key, media_kind, split_name
 from embedshard.sources._captions import answered, choice_fields, without_placeholders
 from embedshard.sources._media import MediaIndex, files, frame_folders
-from embedshard.sources._read import MISSING_MEDIA, seconds, with_id
+from embedshard.sources._read import MISSING_MEDIA, UNREADABLE, seconds, with_id
 
-__all__ = ["UNREADABLE", "MediaFiles", "Named", "Turn", "dialogue", "named", "sample"]
+__all__ = ["MediaFiles", "Named", "Turn", "dialogue", "named", "sample"]
 
-UNREADABLE = "an entry without the fields that it should have"
 NO_OPTION = "an answer that is none of the options"
 NO_OPTIONS = "options that cannot be read, or a letter as answer without options"
 NO_TIME = "start or end is no time"

@@ -10,8 +10,8 @@ from embedshard.demo import Tree, video_bytes
 from embedshard.errors import InputError
 from embedshard.sample import LeftOut, Sample
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._read import find, media_root, rows, walk
-from embedshard.sources._videochat import UNREADABLE, MediaFiles, named, sample
+from embedshard.sources._read import UNREADABLE, find, media_root, rows, walk
+from embedshard.sources._videochat import MediaFiles, named, sample
 
 __all__ = ["EgoQA"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from embedshard.demo import Tree
 from embedshard.sample import LeftOut, Sample
 from embedshard.sources import Options, Source, tree_error
-from embedshard.sources._read import find, media_root, rows
-from embedshard.sources._videochat import UNREADABLE, MediaFiles, named, sample
+from embedshard.sources._read import UNREADABLE, find, media_root, rows
+from embedshard.sources._videochat import MediaFiles, named, sample
 
 __all__ = ["VideoChat"]
 
