@@ -1,4 +1,4 @@
-"""Raw datasets, one file each. May import `sample` (and `demo` for the tree that a demo writes).
+"""Raw datasets, one file each. May import `sample`, `address` (and `demo` for the tree that a demo writes).
 
 To add a dataset, put one module into this folder (or into a package of your own that names it under the entry
 point group `embedshard.sources`) with one subclass of `Source`. Nothing else is touched: the command line, the
