@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import floor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from embedshard.errors import InputError
 
-__all__ = ["Indices", "Sampling", "Timeline"]
+__all__ = ["Indices", "Run", "Sampling", "Timeline", "plan_runs"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -63,6 +63,45 @@ class Timeline:
         """
         stamp = floor((seconds + self.rounding) / self.time_base)
         return max(0, int(np.searchsorted(self.pts, stamp, side="right")) - 1)
+
+
+class Run(NamedTuple):
+    """Packets that are decoded in one go: from a keyframe to the last one that is wanted.
+
+    Attributes:
+        key: Number of the keyframe; -1 for the beginning of the file.
+        first: Place in decoding order of the first packet.
+        last: Place of the last one.
+        frames: The wanted frames among them.
+    """
+
+    key: int
+    first: int
+    last: int
+    frames: Indices
+
+
+def plan_runs(wanted: Indices, places: Indices, key: Indices, key_places: Indices) -> list[Run]:
+    """Plan the least that has to be decoded: for every wanted frame, from the keyframe shown last before it.
+
+    Args:
+        wanted: (n,) frames.
+        places: (n,) place of each one's packet in decoding order.
+        key: (n,) number of the keyframe that is shown last before it or is itself; -1 where there is none.
+        key_places: (keyframes,) places of their packets.
+
+    Returns:
+        Runs that share no packet, in decoding order; what lies between two is not decoded.
+    """
+    first = np.where(key < 0, 0, key_places[key] if len(key_places) else 0)
+    order = np.lexsort((places, first))
+    wanted, places, key, first = wanted[order], places[order], key[order], first[order]
+    last = np.maximum.accumulate(places)
+    cuts = np.flatnonzero(first[1:] > last[:-1] + 1) + 1
+    return [
+        Run(int(key[part[0]]), int(first[part[0]]), int(last[part[-1]]), np.sort(wanted[part]))
+        for part in np.split(np.arange(len(wanted)), cuts)
+    ]
 
 
 @dataclass(frozen=True)

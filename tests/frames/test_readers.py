@@ -137,8 +137,8 @@ def test_few_wanted_frames_of_a_long_file_decode_few(videos, monkeypatch):
     real = module._pixels
     monkeypatch.setattr(module, "_pixels", lambda *given: decoded.append(given[0].pts) or real(*given))
     reader = open_reader(path, "video", "pyav")
-    packets, read_packets = [], reader._packets
-    monkeypatch.setattr(reader, "_packets", lambda *given: (packets.append(p) or p for p in read_packets(*given)))
+    packets, read_packets = [], module.packets_of
+    monkeypatch.setattr(module, "packets_of", lambda *given: (packets.append(p) or p for p in read_packets(*given)))
     list(reader.read(np.array([1, 100])))
     assert len(decoded) == 2
     assert len(packets) < GOP
