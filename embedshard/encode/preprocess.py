@@ -1,17 +1,21 @@
-"""open_clip's picture preprocessing in two halves: a uint8 one for the decode workers, a float one for the device.
+"""open_clip's picture preprocessing in two halves: a uint8 one that shrinks, and a float one for the device.
 
-Together they give what `open_clip.image_transform` (evaluation form) gives, bit for bit. The first half needs no torch,
-so a decode worker starts in a fraction of a second; it sends a quarter of the bytes that a float tensor takes.
+Together they give what `open_clip.image_transform` (evaluation form) gives, bit for bit. The first half is there twice:
+`shrink` for the decode workers needs no torch, so that they start in a fraction of a second; `shrink_on_device` takes
+whole frames where they will be encoded, either with the very same result or (`fast`) within 2 grey levels of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+
+from embedshard.encode.resize import Crop, resize_exactly, resize_fast
 
 if TYPE_CHECKING:
     import torch
@@ -58,12 +62,43 @@ class Preprocess:
             picture = picture.resize(target[::-1], filter_)
         return np.asarray(self._centre(picture))
 
+    def shrink_on_device(self, frames: torch.Tensor, fast: bool) -> torch.Tensor:
+        """Resize and crop frames of one size on their device.
+
+        Args:
+            frames: (n, height, width, 3) uint8 RGB.
+            fast: Whether 2 grey levels of difference to `shrink` are allowed for speed; none are on a GPU.
+
+        Returns:
+            (n, size[0], size[1], 3) uint8 on the same device.
+        """
+        from torch.nn.functional import pad
+
+        height, width = self._resized(frames.shape[1], frames.shape[2])
+        rows, columns = min(height, self.size[0]), min(width, self.size[1])
+        crop = Crop(height, width, round((height - rows) / 2), round((width - columns) / 2), rows, columns)
+        interpolation = "bilinear" if self._bilinear else "bicubic"
+        resize = resize_fast if fast and frames.device.type == "cpu" else resize_exactly
+        shrunk = resize(frames, crop, interpolation)
+        down, across = self.size[0] - rows, self.size[1] - columns
+        if not (down or across):
+            return shrunk
+        border = (0, 0, across // 2, (across + 1) // 2, down // 2, (down + 1) // 2)
+        return pad(shrunk, border, value=self._fill)
+
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Turn (n, height, width, 3) uint8 into (n, 3, height, width) float32 on the same device."""
-        import torch
+        mean, std = _constants(self.mean, frames.device), _constants(self.std, frames.device)
+        return frames.permute(0, 3, 1, 2).float().contiguous().div_(255).sub_(mean).div_(std)
 
-        mean, std = (torch.tensor(v, device=frames.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return frames.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255).sub_(mean).div_(std)
+    @property
+    def geometry(self) -> Preprocess:
+        """What decides the result of `shrink`: models that have it in common share the shrunk frames."""
+        return replace(self, mean=(), std=())
+
+    @property
+    def _fill(self) -> int:
+        return self.fill_color if self.resize_mode == "longest" else 0
 
     @property
     def _bilinear(self) -> bool:
@@ -86,8 +121,15 @@ class Preprocess:
         height, width = self.size
         down, across = max(0, height - picture.height), max(0, width - picture.width)
         if down or across:
-            fill = (self.fill_color if self.resize_mode == "longest" else 0,) * 3
             border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
-            picture = ImageOps.expand(picture, border, fill)
+            picture = ImageOps.expand(picture, border, (self._fill,) * 3)
         left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
         return picture.crop((left, top, left + width, top + height))
+
+
+@lru_cache(maxsize=16)
+def _constants(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Give a value per channel as (1, channels, 1, 1) on a device, copied there once."""
+    import torch
+
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
