@@ -39,7 +39,14 @@ ARROWS = {
 }
 HEAVY = {
     "open_clip": {"encode/clip.py"},
-    "torch": {"encode/clip.py", "encode/preprocess.py", "encode/batch.py", "load/collate.py", "load/pipeline.py"},
+    "torch": {
+        "encode/clip.py",
+        "encode/preprocess.py",
+        "encode/resize.py",
+        "encode/batch.py",
+        "load/collate.py",
+        "load/pipeline.py",
+    },
     "webdataset": {"load/__init__.py", "load/pipeline.py"},
     "decord": {"frames/decord.py"},
 }

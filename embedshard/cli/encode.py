@@ -83,7 +83,7 @@ def encode(manifest: Path, processed: Path, **options: Any) -> None:
     A sample that fails is a line in PROCESSED/failed.jsonl.
     """
     from embedshard.encode.clip import ModelOptions, load_encoder
-    from embedshard.encode.run import EncodeOptions
+    from embedshard.encode.pipeline import EncodeOptions
     from embedshard.frames import require_decoder
     from embedshard.manifest import open_manifest
 

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ __all__ = ["ClipEncoder", "ModelOptions", "load_encoder", "save_random_model"]
 _LOCAL = "local-dir:"
 _BATCH = {"cuda": 256, "mps": 64}
 _CPU_BATCH = 16
+_PROBE = 8  # frames
 _PROBE_SECONDS = 10
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -39,7 +40,9 @@ class ModelOptions:
         pretrained: An open_clip tag or a checkpoint file; None where `model` brings its weights.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: `auto` (fp16 on CUDA, else fp32), `fp32`, `fp16` or `bf16`; the last two by autocast.
-        batch_size: Frames per batch; 0 chooses by device.
+        batch_size: Frames per batch; 0 chooses by device and free memory.
+        preprocess: `exact`: open_clip's own, bit for bit; `fast`: within 2 grey levels of it.
+        compile: Whether torch compiles the model: a minute at the start, fewer and larger kernels then.
     """
 
     model: str
@@ -47,6 +50,8 @@ class ModelOptions:
     device: str = "auto"
     precision: str = "auto"
     batch_size: int = 0
+    preprocess: str = "exact"
+    compile: bool = False
 
 
 class ClipEncoder:
@@ -63,48 +68,92 @@ class ClipEncoder:
     """
 
     def __init__(self, model: torch.nn.Module, preprocess: Preprocess, options: ModelOptions) -> None:
+        import torch
+
         self._model = model
+        self._encode_image: Callable[[torch.Tensor], torch.Tensor] = model.encode_image  # type: ignore[assignment]
         self.device = options.device
         self._autocast = options.precision if options.precision != "fp32" else None
+        self._fast = options.preprocess == "fast"
         self.preprocess = preprocess
-        self.batch_size = options.batch_size or _BATCH.get(options.device.partition(":")[0], _CPU_BATCH)
         self.setting = {
             "model": _model_text(options.model),
             "pretrained": _pretrained_text(options),
-            "preprocess": "exact",
+            "preprocess": options.preprocess,
             "image_size": list(preprocess.size),
             "precision": options.precision,
         }
-        blank = np.zeros((1, *preprocess.size, 3), np.uint8)
-        self.embed_dim = self.fetch(self.launch(blank)).shape[1]
+        if self._autocast:
+            _round_weights(model, self._dtype)
+        if options.compile:
+            self._encode_image = torch.compile(self._encode_image, dynamic=False)
+        self.batch_size = options.batch_size or self._fitting_batch_size()
+        self.embed_dim = self.embed(np.zeros((1, *preprocess.size, 3), np.uint8)).shape[1]
 
-    def launch(self, frames: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Start the encoding of up to `batch_size` frames; on CUDA it returns before the work is done.
+    @property
+    def shrinks(self) -> bool:
+        """Whether it takes whole frames: a GPU shrinks exactly, the CPU only fast; else the decode workers shrink."""
+        return self.device.startswith("cuda") or (self._fast and self.device == "cpu")
+
+    def shrink(self, frames: torch.Tensor) -> torch.Tensor:
+        """Shrink whole frames (n, height, width, 3) uint8 on the device to the model's size."""
+        return self.preprocess.shrink_on_device(frames, self._fast)
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Encode a batch on the device; on CUDA it returns before the work is done.
+
+        Args:
+            batch: (batch_size, height, width, 3) uint8 RGB on the device, shrunk.
+
+        Returns:
+            (batch_size, embed_dim) float32 on the device.
+        """
+        import torch
+
+        with torch.inference_mode():
+            pixels = self.preprocess.normalise(batch)
+            with torch.autocast(torch.device(self.device).type, self._dtype, enabled=self._dtype is not None):
+                embeddings: torch.Tensor = self._encode_image(pixels)
+            return embeddings.float()
+
+    def embed(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Encode up to `batch_size` frames and wait for the result.
 
         Args:
             frames: (n, height, width, 3) RGB, shrunk.
 
         Returns:
-            (batch_size, embed_dim) float32 on the device; rows from n on belong to blank frames.
+            (n, embed_dim).
         """
         import torch
 
-        batch = np.ascontiguousarray(frames)
-        if len(frames) < self.batch_size:
-            batch = np.zeros((self.batch_size, *frames.shape[1:]), np.uint8)
-            batch[: len(frames)] = frames
-        with torch.inference_mode():
-            pixels = self.preprocess.normalise(torch.from_numpy(batch).to(self.device))
-            device = torch.device(self.device).type
-            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, None: None}[self._autocast]
-            with torch.autocast(device, dtype, enabled=dtype is not None):
-                embeddings: torch.Tensor = self._model.encode_image(pixels)  # type: ignore[operator]
-            return embeddings.float()
+        batch = np.zeros((self.batch_size, *frames.shape[1:]), np.uint8)
+        batch[: len(frames)] = frames
+        result: npt.NDArray[np.float32] = self.encode(torch.from_numpy(batch).to(self.device)).cpu().numpy()
+        return result[: len(frames)]
 
-    def fetch(self, embeddings: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Wait for what `launch` began; (batch_size, embed_dim) float32."""
-        result: npt.NDArray[np.float32] = embeddings.cpu().numpy()
-        return result
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        import torch
+
+        return {"fp16": torch.float16, "bf16": torch.bfloat16, None: None}[self._autocast]
+
+    def _fitting_batch_size(self) -> int:
+        """Give the default of the device; on CUDA the largest power of two below it that leaves half the memory."""
+        import torch
+
+        usual = _BATCH.get(self.device.partition(":")[0], _CPU_BATCH)
+        if not self.device.startswith("cuda"):
+            return usual
+        probe = torch.zeros((_PROBE, *self.preprocess.size, 3), dtype=torch.uint8, device=self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.encode(probe)
+        per_frame = (torch.cuda.max_memory_allocated(self.device) - before) / _PROBE
+        free, _ = torch.cuda.mem_get_info(self.device)
+        while usual > 1 and usual * per_frame > free / 2:
+            usual //= 2
+        return usual
 
 
 def load_encoder(options: ModelOptions) -> ClipEncoder:
@@ -137,6 +186,8 @@ def load_encoder(options: ModelOptions) -> ClipEncoder:
         cfg.get("resize_mode") or "shortest",
         cfg.get("fill_color") or 0,
     )
+    if options.preprocess not in ("exact", "fast"):
+        raise InputError(f"expected --preprocess exact or fast, found {options.preprocess}")
     precision = _precision(options.precision, torch.device(device).type)
     chosen = replace(options, device=device, precision=precision)
     try:
@@ -167,6 +218,13 @@ def save_random_model(folder: Path, embed_dim: int = 64, seed: int = 0) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
 
 
+def _round_weights(model: torch.nn.Module, dtype: torch.dtype | None) -> None:
+    """Round the weights once as autocast would for every batch."""
+    from open_clip.model import convert_weights_to_lp
+
+    convert_weights_to_lp(model, dtype)
+
+
 def _device(wanted: str) -> str:
     import torch
 
@@ -174,6 +232,8 @@ def _device(wanted: str) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(1, device=wanted)
+        if wanted.startswith("cuda:"):
+            torch.cuda.set_device(wanted)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot use --device {wanted}: {reason}\n  Try: --device auto, or --device cpu") from error

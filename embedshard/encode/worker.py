@@ -1,7 +1,8 @@
-"""Decode workers: media in, shrunk frames out, one process each, so that a bad video takes only itself down.
+"""Decode workers: media in, frames out, one process each, so that a bad video takes only itself down.
 
-A worker is a process because a decoder may crash or hang; it is replaced and its video counts as failed. Workers
-import no torch.
+A worker is a process because a decoder may crash or hang; it is replaced and its video counts as failed. Frames come
+back through shared memory (`slots`), shrunk to the models' sizes or, where a device shrinks them, as they are. Workers
+import no torch, unless the decoder is one of its own.
 """
 
 from __future__ import annotations
@@ -12,25 +13,31 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedshard.address import AddressOpener
 from embedshard.encode.preprocess import Preprocess
+from embedshard.encode.profile import Profile
+from embedshard.encode.slots import Slots
 from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels, Sampling, Timeline, open_reader
 from embedshard.frames.plan import Indices
 
-__all__ = ["DecodeOptions", "Done", "Failed", "Frames", "Job", "Message", "Opened", "decode", "decoded"]
+__all__ = ["DecodeOptions", "Decoder", "Done", "Failed", "Frames", "Job", "Message", "Opened", "decoded"]
 
-_CHUNK = 16
+_CHUNK = 16  # frames
+_CHUNK_BYTES = 1 << 22
+_JOBS_AHEAD = 2
+_MANY_WINDOWS = 500  # of a job that fits into a pipe's buffer
 _MOMENT = 0.2
 _TIMED_OUT = 1  # exit code of faulthandler's watchdog
 _ONE_FRAME = Sampling("count", Fraction(1))
@@ -38,10 +45,19 @@ _ONE_FRAME = Sampling("count", Fraction(1))
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How media is decoded; `timeout` is in seconds without a frame, 0 for none."""
+    """How media is decoded.
+
+    Attributes:
+        sampling: Which frames.
+        shrink: What the models want of a frame, without their colours; models that want the same share an entry.
+        whole: Whether frames are sent as they are (those that fit), to be shrunk on the device.
+        decoder: `auto` or a name in `frames.DECODERS`.
+        timeout: Seconds without a frame after which a media is given up, 0 for none.
+    """
 
     sampling: Sampling
-    preprocess: Preprocess
+    shrink: tuple[Preprocess, ...]
+    whole: bool = False
     decoder: str = "auto"
     timeout: float = 300.0
 
@@ -52,7 +68,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One media to decode once, for all its clips."""
+    """One media to decode once, for all its clips; `shrink` are the entries of the options that are wanted of it."""
 
     number: int
     media: str
@@ -60,6 +76,7 @@ class Job:
     kind: str
     windows: tuple[tuple[float | None, float | None], ...]
     frame_rate: float = 1.0
+    shrink: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +96,20 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Some frames of a job: their rows, and the pixels (rows, height, width, 3), shrunk."""
+    """Some frames of a job.
+
+    Attributes:
+        rows: (n,) which.
+        layers: Arrays (n, height, width, 3): one of whole frames, or a shrunk one for each entry of `Job.shrink`. They
+            are good until `release` is called, which has to be.
+        whole: Whether the frames are whole.
+        release: Gives the memory back.
+    """
 
     rows: Indices
-    pixels: Pixels
+    layers: list[Pixels]
+    whole: bool = False
+    release: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -102,46 +129,112 @@ class Failed:
 Message: TypeAlias = Opened | Frames | Done | Failed
 
 
-def decode(
-    job: Job, options: DecodeOptions, opener: AddressOpener, alive: Callable[[], None] = lambda: None
-) -> Iterator[Message]:
-    """Decode one media: `Opened`, any number of `Frames`, `Done`; or `Failed` at any point.
+@dataclass
+class _Chunk:
+    """Frames that are not sent yet, by layer."""
+
+    rows: list[int] = field(default_factory=list)
+    layers: list[list[Pixels]] = field(default_factory=list)
+    whole: bool = False
+
+    def fits(self, layers: list[Pixels], whole: bool) -> bool:
+        """Tell whether another frame may join."""
+        if not self.rows:
+            return True
+        same = whole == self.whole and all(a[0].shape == b.shape for a, b in zip(self.layers, layers, strict=True))
+        size = sum(layer.nbytes for layer in layers)
+        return same and len(self.rows) < _CHUNK and size * (len(self.rows) + 1) <= _CHUNK_BYTES
+
+    def add(self, row: int, layers: list[Pixels], whole: bool) -> None:
+        """Take a frame."""
+        self.rows.append(row)
+        self.layers = self.layers or [[] for _ in layers]
+        self.whole = whole
+        for layer, pixels in zip(self.layers, layers, strict=True):
+            layer.append(pixels)
+
+
+class Decoder:
+    """Decodes one media after the other.
 
     Args:
-        job: The media and its windows.
         options: How to decode.
-        opener: Opens the media.
+        profile: Is told the seconds spent.
         alive: Called after every frame.
     """
-    try:
-        media = opener.open(job.media, Path(job.root))
-        with contextlib.closing(open_reader(media, job.kind, options.decoder, job.frame_rate)) as reader:
+
+    def __init__(
+        self, options: DecodeOptions, profile: Profile | None = None, alive: Callable[[], None] = lambda: None
+    ) -> None:
+        self._options, self._alive = options, alive
+        self._profile = profile or Profile()
+        self._opener = AddressOpener(alive)
+
+    def decode(self, job: Job) -> Iterator[Opened | _Chunk | Done | Failed]:
+        """Decode one media: `Opened`, any number of chunks, `Done`; or `Failed` at any point."""
+        try:
+            yield from self._decode(job)
+        except FileNotFoundError:
+            yield Failed("missing media")
+        except (FrameError, InputError, EOFError) as error:
+            yield Failed(str(error))
+        except Exception as error:  # a decoder may raise anything, and must not take the other media down
+            yield Failed(f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Close what is kept open."""
+        self._opener.close()
+
+    def _decode(self, job: Job) -> Iterator[Opened | _Chunk | Done | Failed]:
+        options = self._options
+        with self._profile.spent("decode"):
+            media = self._opener.open(job.media, Path(job.root))
+            reader = open_reader(media, job.kind, options.decoder, job.frame_rate)
+        with contextlib.closing(reader):
             sampling = options.sampling if job.kind != "image" else _ONE_FRAME
             chosen = [_choose(reader.timeline, sampling, window) for window in job.windows]
             clips = [clip for clip in chosen if not isinstance(clip, str)]
             wanted = np.unique(np.concatenate(clips)) if clips else np.empty(0, np.int64)
             rows = [clip if isinstance(clip, str) else np.searchsorted(wanted, clip) for clip in chosen]
             yield Opened(reader.timeline.times[wanted], rows, reader.timeline.duration)
-            chunk: list[tuple[int, Pixels]] = []
-            for index, frame in reader.read(wanted) if len(wanted) else ():
-                chunk.append((int(np.searchsorted(wanted, index)), options.preprocess.shrink(frame)))
-                alive()
-                if len(chunk) == _CHUNK:
-                    yield _frames(chunk)
-                    chunk = []
-            if chunk:
-                yield _frames(chunk)
-        yield Done(tuple(reader.warnings))
-    except FileNotFoundError:
-        yield Failed("missing media")
-    except (FrameError, InputError, EOFError) as error:
-        yield Failed(str(error))
-    except Exception as error:  # a decoder may raise anything, and must not take the other media down
-        yield Failed(f"{type(error).__name__}: {error}")
+            chunk = _Chunk()
+            for index, frame in self._timed(reader.read(wanted) if len(wanted) else iter(())):
+                layers, whole = self._layers(frame, job)
+                if not chunk.fits(layers, whole):
+                    yield chunk
+                    chunk = _Chunk()
+                chunk.add(int(np.searchsorted(wanted, index)), layers, whole)
+            if chunk.rows:
+                yield chunk
+            yield Done(tuple(reader.warnings))
+
+    def _timed(self, frames: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        while True:
+            with self._profile.spent("decode"):
+                item = next(frames, None)
+            if item is None:
+                return
+            self._alive()
+            yield item
+
+    def _layers(self, frame: Any, job: Job) -> tuple[list[Pixels], bool]:
+        """Shrink a frame for all that want it, unless the device does."""
+        on_device = not isinstance(frame, np.ndarray)
+        if self._options.whole and not on_device and frame.nbytes <= Slots.size:
+            return [frame], True
+        with self._profile.spent("preprocess"):
+            wanted = [self._options.shrink[number] for number in job.shrink]
+            if on_device:
+                return [p.shrink_on_device(frame[None], fast=False)[0].cpu().numpy() for p in wanted], False
+            return [preprocess.shrink(frame) for preprocess in wanted], False
 
 
 def decoded(
-    jobs: Iterable[Job], options: DecodeOptions, workers: int, stopped: threading.Event | None = None
+    jobs: Iterable[Job],
+    options: DecodeOptions,
+    workers: int,
+    stopped: threading.Event | None = None,
+    profile: Profile | None = None,
 ) -> Iterator[tuple[int, Message]]:
     """Decode media in `workers` processes, or in this one if that is 0.
 
@@ -150,6 +243,7 @@ def decoded(
         options: How to decode.
         workers: Number of processes.
         stopped: When it is set, the iterator ends within a moment, whatever the decoders do.
+        profile: Is told the seconds spent.
 
     Yields:
         (job number, message), the messages of one job in order, those of different jobs mixed.
@@ -157,58 +251,87 @@ def decoded(
     Raises:
         InputError: Processes cannot be started.
     """
+    profile = profile or Profile()
     if not workers:
-        with AddressOpener() as opener:
-            yield from ((job.number, message) for job in jobs for message in decode(job, options, opener))
+        yield from _decoded_here(jobs, options, profile)
         return
-    pending = iter(jobs)
-    slots = [_Slot(options) for _ in range(workers)]
+    pending = _Pending(jobs)
+    pool = [_Worker(options, profile) for _ in range(workers)]
     try:
         while not (stopped and stopped.is_set()):
-            for slot in slots:
-                if slot.job is None and (job := next(pending, None)):
-                    slot.give(job)
-            busy = {slot.connection: slot for slot in slots if slot.job}
+            for ahead in range(_JOBS_AHEAD):
+                for worker in pool:
+                    if len(worker.jobs) == ahead and (job := pending.take(small=ahead > 0)):
+                        worker.give(job)
+            busy = {worker.connection: worker for worker in pool if worker.jobs}
             if not busy:
                 return
             for connection in wait(list(busy), _MOMENT):
                 assert isinstance(connection, Connection)
-                slot = busy[connection]
-                assert slot.job
-                number = slot.job.number
-                if message := slot.receive():
+                number = busy[connection].jobs[0].number
+                if message := busy[connection].receive():
                     yield number, message
     finally:
-        for slot in slots:
-            slot.stop()
+        for worker in pool:
+            worker.stop()
 
 
-class _Slot:
-    """A worker process, replaced when it dies, and the job it is at."""
+def _decoded_here(jobs: Iterable[Job], options: DecodeOptions, profile: Profile) -> Iterator[tuple[int, Message]]:
+    with contextlib.closing(Decoder(options, profile)) as decoder:
+        for job in jobs:
+            for part in decoder.decode(job):
+                if isinstance(part, _Chunk):
+                    rows = np.array(part.rows, np.int64)
+                    yield job.number, Frames(rows, [np.stack(layer) for layer in part.layers], part.whole)
+                else:
+                    yield job.number, part
 
-    def __init__(self, options: DecodeOptions) -> None:
-        self._options = options
-        self.job: Job | None = None
+
+class _Pending:
+    """The jobs that no worker has yet."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs, self._held = iter(jobs), deque[Job]()
+
+    def take(self, small: bool) -> Job | None:
+        """Give the next job; None where there is none, or where it is too large to wait in the pipe to a worker."""
+        job = self._held.popleft() if self._held else next(self._jobs, None)
+        if job and small and len(job.windows) > _MANY_WINDOWS:
+            self._held.append(job)
+            return None
+        return job
+
+
+class _Worker:
+    """A worker process, replaced when it dies, and the jobs it has: it is at the first one."""
+
+    def __init__(self, options: DecodeOptions, profile: Profile) -> None:
+        self._options, self._profile = options, profile
+        self.jobs: deque[Job] = deque()
+        self._heard, self._tries = False, 1
         self._start()
 
     def give(self, job: Job) -> None:
         """Hand over a job; a worker that died idle is found out by `receive`."""
-        self.job, self._heard, self._tries = job, False, 1
+        self.jobs.append(job)
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(job)
 
     def receive(self) -> Message | None:
-        """Give what the worker sends; None where that is no message of the job."""
-        assert self.job
+        """Give what the worker sends; None where that is no message of its first job."""
+        message: Message | None
         try:
-            message: Message | None = self.connection.recv()
+            content, busy = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            message = self._replace_dead(self.job)
+            message = self._replace_dead()
         else:
+            self._profile.add(busy)
             self._ready = True
+            message = self._message(content)
         self._heard |= message is not None
         if isinstance(message, (Done, Failed)):
-            self.job = None
+            self.jobs.popleft()
+            self._heard, self._tries = False, 1
         return message
 
     def stop(self) -> None:
@@ -216,17 +339,26 @@ class _Slot:
         self._process.kill()
         self._process.join()
         self.connection.close()
+        self._slots.close()
+
+    def _message(self, content: Any) -> Message | None:
+        if not isinstance(content, tuple):
+            message: Message | None = content
+            return message
+        rows, number, shapes, whole = content
+        return Frames(rows, self._slots.views(number, shapes), whole, self._slots.give_back)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
+        self._slots = Slots(context)
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._options), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, self._slots, self._options), daemon=True)
         self._process.start()
         self._ready = False
         theirs.close()
 
-    def _replace_dead(self, job: Job) -> Failed | None:
-        """Start another process; it tries the job once more unless that was under way."""
+    def _replace_dead(self) -> Failed | None:
+        """Start another process, which goes on with the jobs; the first is tried once more if nothing came of it."""
         self.connection.close()
         self._process.join()
         code = self._process.exitcode or 0
@@ -235,17 +367,22 @@ class _Slot:
                 "a decode process could not start; in a script of your own, call encode below "
                 "`if __name__ == '__main__':`, or use workers=0"
             )
+        self._slots.close()
         self._start()
+        failed: Failed | None = None
         if code == _TIMED_OUT:
-            return Failed(f"the decoder gave no frame for {self._options.timeout:g} s")
-        if not self._heard and self._tries == 1:
-            self.give(job)
-            self._tries = 2
-            return None
-        return Failed(f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
+            failed = Failed(f"the decoder gave no frame for {self._options.timeout:g} s")
+        elif self._heard or self._tries == 2:
+            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            failed = Failed(f"the decoder crashed ({name})")
+        self._tries += 1
+        for job in list(self.jobs)[1 if failed else 0 :]:
+            with contextlib.suppress(BrokenPipeError):
+                self.connection.send(job)
+        return failed
 
 
-def _work(connection: Connection, options: DecodeOptions) -> None:
+def _work(connection: Connection, slots: Slots, options: DecodeOptions) -> None:
     """Run a worker: tell that it is there, then jobs in, messages out, until the other side closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -253,18 +390,22 @@ def _work(connection: Connection, options: DecodeOptions) -> None:
         if options.timeout:
             faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
 
+    profile = Profile()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), open(os.devnull, "w") as nowhere:
-        connection.send(None)
-        opener = AddressOpener(alive)
+        connection.send((None, {}))
+        decoder = Decoder(options, profile, alive)
         while True:
-            messages = decode(connection.recv(), options, opener, alive)
+            parts = decoder.decode(connection.recv())
             while True:
                 alive()
-                message = next(messages, None)
+                part = next(parts, None)
                 faulthandler.cancel_dump_traceback_later()
-                if message is None:
+                if part is None:
                     break
-                connection.send(message)
+                content: Any = part
+                if isinstance(part, _Chunk):
+                    content = (np.array(part.rows, np.int64), *slots.fill(part.layers), part.whole)
+                connection.send((content, profile.drain()))
 
 
 def _choose(timeline: Timeline, sampling: Sampling, window: tuple[float | None, float | None]) -> Indices | str:
@@ -272,7 +413,3 @@ def _choose(timeline: Timeline, sampling: Sampling, window: tuple[float | None, 
         return sampling.choose(timeline, *window)
     except InputError as error:
         return str(error)
-
-
-def _frames(chunk: list[tuple[int, Pixels]]) -> Frames:
-    return Frames(np.array([row for row, _ in chunk], np.int64), np.stack([frame for _, frame in chunk]))

@@ -24,16 +24,16 @@ def test_equals_open_clips_own_way(tiny_model, encoder):
     shown = frames(5)
     with torch.inference_mode():
         expected = torch.stack([model.encode_image(transform(Image.fromarray(f))[None])[0] for f in shown]).numpy()
-    found = encoder.fetch(encoder.launch(shown))[:5]
+    found = encoder.embed(shown)[:5]
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-5 * np.linalg.norm(expected, axis=1).min()
 
 
 def test_a_row_does_not_depend_on_its_neighbours_or_its_place(encoder):
     shown = frames(encoder.batch_size)
-    whole = encoder.fetch(encoder.launch(shown))
-    alone = encoder.fetch(encoder.launch(shown[3:4]))[0]
-    turned = encoder.fetch(encoder.launch(shown[::-1]))[::-1]
+    whole = encoder.embed(shown)
+    alone = encoder.embed(shown[3:4])[0]
+    turned = encoder.embed(shown[::-1])[::-1]
     assert np.array_equal(alone, whole[3])
     assert np.array_equal(turned, whole)
 
@@ -77,7 +77,7 @@ def test_fp16_on_the_cpu_is_refused(tiny_model):
 def test_bf16_autocast_is_close_and_says_so(tiny_model, encoder):
     half = load_encoder(ModelOptions(str(tiny_model), device="cpu", precision="bf16", batch_size=2))
     shown = frames(2)
-    exact, near = encoder.fetch(encoder.launch(shown))[:2], half.fetch(half.launch(shown))
+    exact, near = encoder.embed(shown)[:2], half.embed(shown)
     assert half.setting["precision"] == "bf16"
     assert near.dtype == np.float32
     assert 0 < np.abs(exact - near).max() < 0.1 * np.abs(exact).max()
@@ -136,14 +136,14 @@ def test_a_checkpoint_file_of_a_named_model_loads(tmp_path):
     shown = frames(2)
     with torch.inference_mode():
         expected = model.eval().encode_image(loaded.preprocess.normalise(torch.from_numpy(shown))).numpy()
-    assert np.allclose(loaded.fetch(loaded.launch(shown)), expected, atol=1e-5)
+    assert np.allclose(loaded.embed(shown), expected, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_fp16_is_close_to_the_cpu(tiny_model, encoder):
     fast = load_encoder(ModelOptions(str(tiny_model), device="cuda"))
     shown = frames(8)
-    exact, near = encoder.fetch(encoder.launch(shown))[:8], fast.fetch(fast.launch(shown))[:8]
+    exact, near = encoder.embed(shown)[:8], fast.embed(shown)[:8]
     assert fast.setting["precision"] == "fp16"
     cosine = (exact * near).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
     assert cosine.min() > 0.999

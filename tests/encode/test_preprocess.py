@@ -53,7 +53,7 @@ def test_golden_tensor_value_by_value(shared_data: Path):
 
 
 def on_tensors(preprocess: Preprocess, frame: np.ndarray, fast: bool) -> np.ndarray:
-    return preprocess.shrink_on_device(torch.from_numpy(frame)[None], fast)[0].numpy()
+    return preprocess.shrink_on_device(torch.from_numpy(frame.copy())[None], fast)[0].numpy()
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])

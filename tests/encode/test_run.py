@@ -151,7 +151,7 @@ def test_colours_are_not_swapped(tmp_path, encoder):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         batch = np.broadcast_to(frame[:1, :1], (1, 224, 224, 3))
-        embeddings[name] = encoder.fetch(encoder.launch(batch))[0]
+        embeddings[name] = encoder.embed(batch)[0]
     encode(manifest(tmp_path, [sample("red.mp4"), sample("blue.mp4")]), tmp_path / "out", encoder, OPTIONS)
     found = np.load(tmp_path / "out/train/x--red-2emp4.npy")[0]
     assert np.linalg.norm(found - embeddings["red"]) < 0.2 * np.linalg.norm(found - embeddings["blue"])

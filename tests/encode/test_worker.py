@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedshard.address import AddressOpener, member_address
+from embedshard.address import member_address
 from embedshard.demo import Tree, video_bytes
 from embedshard.encode.preprocess import Preprocess
-from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Opened, decode, decoded
+from embedshard.encode.worker import DecodeOptions, Decoder, Done, Failed, Frames, Job, Opened, decoded
 from embedshard.frames import Sampling
 
 SMALL = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
-OPENER = AddressOpener()
-OPTIONS = DecodeOptions(Sampling("fps", Fraction(5)), SMALL)
+OPTIONS = DecodeOptions(Sampling("fps", Fraction(5)), (SMALL,))
 WHOLE = ((None, None),)
+
+
+def decode(job: Job, options: DecodeOptions = OPTIONS):
+    return [message for _, message in decoded([job], options, 0)]
 
 
 def job(root: Path, media: str, number: int = 0, windows=WHOLE, kind: str = "video") -> Job:
@@ -41,13 +44,13 @@ def raw(tmp_path) -> Path:
 
 def test_windows_of_one_media_share_rows(raw):
     windows = ((None, None), (0.4, 1.0), (5.0, 6.0))
-    opened, frames, done = decode(job(raw, "a.mp4", windows=windows), OPTIONS, OPENER)
+    opened, frames, done = decode(job(raw, "a.mp4", windows=windows), OPTIONS)
     assert isinstance(opened, Opened)
     assert opened.clips[0].tolist() == list(range(10))
     assert opened.clips[1].tolist() == [2, 3, 4]
     assert opened.clips[2] == "window [5, 6) s is empty: the media lasts 2.000 s"
     assert isinstance(frames, Frames)
-    assert frames.pixels.shape == (10, 32, 32, 3)
+    assert frames.layers[0].shape == (10, 32, 32, 3)
     assert done == Done(())
 
 
@@ -62,7 +65,7 @@ def test_windows_of_one_media_share_rows(raw):
 )
 def test_what_cannot_be_read_fails_with_a_reason(raw, media, kind, reason):
     (raw / "x.mp4").write_text("nonsense")
-    *_, last = decode(job(raw, media, kind=kind), OPTIONS, OPENER)
+    *_, last = decode(job(raw, media, kind=kind), OPTIONS)
     assert isinstance(last, Failed)
     assert re.search(reason, last.reason)
 
@@ -70,12 +73,12 @@ def test_what_cannot_be_read_fails_with_a_reason(raw, media, kind, reason):
 def test_a_member_of_a_tar_is_media_like_any_other(raw):
     data = video_bytes("a")
     (raw / "x.tar").write_bytes(b"\0" * 512 + data + b"\0" * 100)
-    inside = decode(job(raw, member_address("x.tar", "a.mp4", 512, len(data))), OPTIONS, OPENER)
-    outside = decode(job(raw, "a.mp4"), OPTIONS, OPENER)
+    inside = decode(job(raw, member_address("x.tar", "a.mp4", 512, len(data))), OPTIONS)
+    outside = decode(job(raw, "a.mp4"), OPTIONS)
     assert all(
-        np.array_equal(i.pixels, o.pixels) for i, o in zip(inside, outside, strict=True) if isinstance(i, Frames)
+        np.array_equal(i.layers, o.layers) for i, o in zip(inside, outside, strict=True) if isinstance(i, Frames)
     )
-    *_, cut = decode(job(raw, member_address("x.tar", "a.mp4", 512, 10**6)), OPTIONS, OPENER)
+    *_, cut = decode(job(raw, member_address("x.tar", "a.mp4", 512, 10**6)), OPTIONS)
     assert cut == Failed("x.tar ends inside its member a.mp4")
 
 
@@ -139,7 +142,8 @@ def test_a_stop_does_not_wait_for_a_hanging_decoder(raw):
 
 def test_the_time_limit_is_for_a_frame_not_for_a_message(raw):
     calls = []
-    *_, last = decode(job(raw, "a.mp4"), OPTIONS, OPENER, lambda: calls.append(time.monotonic()))
+    decoder = Decoder(OPTIONS, alive=lambda: calls.append(time.monotonic()))
+    *_, last = decoder.decode(job(raw, "a.mp4"))
     assert isinstance(last, Done)
     assert len(calls) == 10
 

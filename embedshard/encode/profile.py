@@ -1,0 +1,106 @@
+"""Where the time of a run goes: busy seconds by stage, how full the queue is, and what that says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["STAGES", "Profile", "Shares"]
+
+STAGES = ("decode", "preprocess", "encode", "write")
+_BOUND = 0.8  # of the time: a stage that is busy so much is what the others wait for
+_HINTS = {
+    "decode": "more CPU cores, fewer frames (--fps, --keyframes), or smaller videos would help",
+    "preprocess": "--preprocess fast would help",
+    "encode": "a faster device, several of them (--device), --precision or a smaller model would help",
+    "write": "a faster disk would help",
+}
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of the elapsed time.
+
+    Attributes:
+        busy: By stage, from 0 to 1: of all workers' time for `decode` and, where workers do it, `preprocess`; of the
+            device's time for `encode`.
+        queue: Mean number of decoded chunks that waited for the model, for each worker.
+        seconds: Elapsed.
+    """
+
+    busy: dict[str, float]
+    queue: float
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What bounds the run, and what would help."""
+        workers = self.busy["decode"] + self.busy["preprocess"]
+        shares = {**self.busy, "decode": workers} if self.busy["decode"] >= self.busy["preprocess"] else self.busy
+        stage = max(shares, key=lambda name: shares[name])
+        percent = f"{100 * min(1.0, shares[stage]):.0f} %"
+        if shares[stage] < _BOUND:
+            return f"no stage was busy all the time (most: {stage}, {percent}): starting and waiting took the rest"
+        return f"bound by {stage} (busy {percent} of the time): {_HINTS[stage]}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain values for `--profile`."""
+        busy = {name: round(share, 4) for name, share in self.busy.items()}
+        return {
+            "seconds": round(self.seconds, 3),
+            "busy": busy,
+            "queue_depth": round(self.queue, 2),
+            "bound": self.sentence,
+        }
+
+
+class Profile:
+    """Busy seconds that several threads and processes report.
+
+    Args:
+        slots: For each stage how many work on it at once; 1 where it does not say.
+    """
+
+    def __init__(self, slots: Mapping[str, int] | None = None) -> None:
+        self._slots = {stage: max(1, (slots or {}).get(stage, 1)) for stage in STAGES}
+        self._busy = dict.fromkeys(STAGES, 0.0)
+        self._depths, self._looks = 0, 0
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Add busy seconds by stage."""
+        with self._lock:
+            for stage, value in seconds.items():
+                self._busy[stage] += value
+
+    def look(self, depth: int) -> None:
+        """Note how many chunks wait for the model."""
+        with self._lock:
+            self._depths, self._looks = self._depths + depth, self._looks + 1
+
+    @contextmanager
+    def spent(self, stage: str) -> Iterator[None]:
+        """Count the time of the block."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({stage: time.perf_counter() - begun})
+
+    def drain(self) -> dict[str, float]:
+        """Give the busy seconds since the last call, to send them elsewhere."""
+        with self._lock:
+            busy, self._busy = self._busy, dict.fromkeys(STAGES, 0.0)
+        return {stage: value for stage, value in busy.items() if value}
+
+    def shares(self) -> Shares:
+        """Give the shares so far."""
+        with self._lock:
+            seconds = max(time.monotonic() - self._begun, 1e-6)
+            busy = {stage: self._busy[stage] / seconds / self._slots[stage] for stage in STAGES}
+            return Shares(busy, self._depths / max(1, self._looks) / self._slots["decode"], seconds)
