@@ -7,6 +7,7 @@ fills batches and runs the models, and the writers.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections import deque
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,8 @@ __all__ = ["WRITERS", "EncodeOptions", "Output", "Pipeline"]
 
 WRITERS = 4
 _WRITES_AHEAD = 256
-_MESSAGES_AHEAD = 32
-
-T = TypeVar("T")
+_MESSAGES_AHEAD = 64
+_BEHIND = 2  # chunks for each worker, of the four that it may have out
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class Pipeline:
         self._decoding = DecodeOptions(options.sampling, self._geometries, whole, options.decoder, options.timeout)
         self._batchers = [Batcher(encoder, profile) for encoder in encoders]
         self._media: dict[int, _Media] = {}
+        self._waiting, self._all_decoded = 0, False
         self._writing: deque[tuple[Future[None], Outcome]] = deque()
 
     def run(self, works: Iterable[Work]) -> Iterator[Outcome]:
@@ -139,6 +140,7 @@ class Pipeline:
                 for number, message in self._ahead(messages, stopped) if self._options.workers else messages:
                     self._take(number, message)
                     yield from self._written(_WRITES_AHEAD)
+                self._divide_cores(0)
                 for output, batcher in enumerate(self._batchers):
                     self._put_back(output, batcher.flush())
                 yield from self._written(0)
@@ -273,41 +275,65 @@ class Pipeline:
             future.result()
             yield outcome
 
-    def _ahead(self, items: Iterable[T], stopped: threading.Event) -> Iterator[T]:
-        """Take items in a thread of their own, some ahead of their use, so that workers need not wait for the model.
+    def _ahead(
+        self, messages: Iterable[tuple[int, Message]], stopped: threading.Event
+    ) -> Iterator[tuple[int, Message]]:
+        """Take messages in a thread of their own, some ahead of their use, so that workers need not wait for the model.
 
         Args:
-            items: End within a moment after `stopped` is set.
-            stopped: Is set when no more items are wanted.
+            messages: End within a moment after `stopped` is set.
+            stopped: Is set when no more are wanted.
         """
-        ready: queue.Queue[Callable[[], T] | None] = queue.Queue(_MESSAGES_AHEAD)
+        ready: queue.Queue[Callable[[], tuple[int, Message]] | None] = queue.Queue(_MESSAGES_AHEAD)
 
-        def put(item: Callable[[], T] | None) -> None:
+        def put(item: Callable[[], tuple[int, Message]] | None) -> None:
             while not stopped.is_set():
                 with contextlib.suppress(queue.Full):
                     ready.put(item, timeout=0.1)
                     return
 
         def take() -> None:
-            with contextlib.closing(iter(items)) as source:  # type: ignore[type-var]
+            with contextlib.closing(iter(messages)) as source:  # type: ignore[type-var]
                 try:
-                    for item in source:
-                        put(lambda item=item: item)  # type: ignore[misc]
+                    for message in source:
+                        self._waiting += isinstance(message[1], Frames)
+                        put(lambda message=message: message)  # type: ignore[misc]
                         if stopped.is_set():
                             return
                 except BaseException as error:
                     put(lambda error=error: _raise(error))  # type: ignore[misc]
+            self._all_decoded = True
             put(None)
 
         thread = threading.Thread(target=take, name="decoded", daemon=True)
         thread.start()
+        taken = 0
         try:
             while item := ready.get():
-                self._profile.look(ready.qsize())
-                yield item()
+                number, message = item()
+                if isinstance(message, Frames):
+                    self._divide_cores(self._waiting - taken)
+                    taken += 1
+                yield number, message
         finally:
             stopped.set()
             thread.join()
+
+    def _divide_cores(self, waiting: int) -> None:
+        """Give the model on a CPU all cores when the decoders wait for it, and else those that they leave."""
+        self._profile.look(waiting)
+        if any(output.encoder.device == "cpu" for output in self._outputs):
+            import torch
+
+            behind = self._all_decoded or waiting >= _BEHIND * self._options.workers
+            threads = cores() if behind else max(1, cores() - self._options.workers)
+            if threads != torch.get_num_threads():
+                torch.set_num_threads(threads)
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _clips(media: _Media) -> list[Indices | str]:

@@ -88,8 +88,15 @@ class Preprocess:
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Turn (n, height, width, 3) uint8 into (n, 3, height, width) float32 on the same device."""
+        import torch
+
         mean, std = _constants(self.mean, frames.device), _constants(self.std, frames.device)
-        return frames.permute(0, 3, 1, 2).float().contiguous().div_(255).sub_(mean).div_(std)
+        count, height, width, channels = frames.shape
+        pixels = torch.empty((count, channels, height, width), device=frames.device)
+        step = 1 if frames.device.type == "cpu" else max(1, count)  # a frame stays in the CPU's cache
+        for part, into in zip(torch.split(frames, step), torch.split(pixels, step), strict=True):
+            into.copy_(part.permute(0, 3, 1, 2)).div_(255).sub_(mean).div_(std)
+        return pixels
 
     @property
     def geometry(self) -> Preprocess:

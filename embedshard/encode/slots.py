@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from multiprocessing.context import SpawnContext
-from multiprocessing.reduction import DupFd
-from typing import Any
+import threading
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,47 +16,49 @@ __all__ = ["Slots"]
 Pixels = npt.NDArray[np.uint8]
 
 _COUNT = 4
-_PATIENCE = 2.0  # seconds between two looks at whether the main process still lives
 
 
 class Slots:
     """A few buffers that one process fills in turn and another gives back in the same order.
 
     Memory is taken only where it is written to, so that `size` is a limit and not a cost. It is no file of /dev/shm,
-    which containers keep small.
+    which containers keep small. A pipe holds a byte for each free buffer; it also tells when the other side is gone.
 
     Attributes:
         size: Bytes of one buffer.
+        descriptors: What the other process needs of this one: the memory, and the pipe's end to read from.
     """
 
     size = 1 << 26
 
-    def __init__(self, context: SpawnContext) -> None:
-        self._descriptor = _memory(self.size * _COUNT)
-        self._memory = mmap.mmap(self._descriptor, self.size * _COUNT)
-        self._free = context.Semaphore(_COUNT)
-        self._next = 0
+    def __init__(self, memory: int | None = None, free: int | None = None) -> None:
+        """Make buffers, or attach to those whose `descriptors` are given."""
+        self._give = -1
+        if memory is None or free is None:
+            memory, (free, self._give) = _memory(self.size * _COUNT), os.pipe()
+            os.write(self._give, bytes(_COUNT))
+        self.descriptors = memory, free
+        self._mapped = mmap.mmap(memory, self.size * _COUNT)
+        self._next, self._closed, self._closing = 0, False, threading.Lock()
 
-    def __reduce__(self) -> Any:
-        return _attached, (DupFd(self._descriptor), self._free)
-
-    def fill(self, frames: Sequence[Sequence[Pixels]]) -> tuple[int, list[tuple[int, ...]]]:
+    def fill(self, layers: Sequence[Sequence[Pixels]]) -> tuple[int, list[tuple[int, ...]]]:
         """Wait for a free buffer and put frames there.
 
         Args:
-            frames: Layers of frames of one shape each, `size` bytes at most in all.
+            layers: Frames, those of a layer of one shape, `size` bytes at most in all.
 
         Returns:
             Number of the buffer and the shape (n, height, width, 3) of each layer.
+
+        Raises:
+            BrokenPipeError: The other process is gone.
         """
-        while not self._free.acquire(timeout=_PATIENCE):
-            parent = multiprocessing.parent_process()
-            if parent is not None and not parent.is_alive():
-                raise BrokenPipeError("the main process is gone")
+        if not os.read(self.descriptors[1], 1):
+            raise BrokenPipeError
         number = self._next
         self._next = (number + 1) % _COUNT
-        shapes = [(len(layer), *layer[0].shape) for layer in frames]
-        for layer, view in zip(frames, self.views(number, shapes), strict=True):
+        shapes = [(len(layer), *layer[0].shape) for layer in layers]
+        for layer, view in zip(layers, self.views(number, shapes), strict=True):
             np.stack(layer, out=view)
         return number, shapes
 
@@ -68,18 +67,22 @@ class Slots:
         views, at = [], number * self.size
         for shape in shapes:
             count = int(np.prod(shape))
-            views.append(np.frombuffer(self._memory, np.uint8, count, at).reshape(shape))
+            views.append(np.frombuffer(self._mapped, np.uint8, count, at).reshape(shape))
             at += count
         return views
 
-    @property
-    def give_back(self) -> Callable[[], None]:
-        """Gives the buffer back that was filled first of those that are out."""
-        return self._free.release
+    def give_back(self) -> None:
+        """Give the buffer back that was filled first of those that are out."""
+        with self._closing:
+            if not self._closed:
+                os.write(self._give, b"\0")
 
     def close(self) -> None:
-        """Close the descriptor; the memory lives on while an array of it does."""
-        os.close(self._descriptor)
+        """Close the descriptors; the memory lives on while an array of it does."""
+        with self._closing:
+            self._closed = True
+            for descriptor in (*self.descriptors, self._give):
+                os.close(descriptor)
 
 
 def _memory(size: int) -> int:
@@ -90,11 +93,3 @@ def _memory(size: int) -> int:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)
     return descriptor
-
-
-def _attached(descriptor: Any, free: Any) -> Slots:
-    slots = Slots.__new__(Slots)
-    slots._descriptor = descriptor.detach()
-    slots._memory = mmap.mmap(slots._descriptor, Slots.size * _COUNT)
-    slots._free, slots._next = free, 0
-    return slots

@@ -12,6 +12,8 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -337,7 +339,7 @@ class _Worker:
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.join()
+        self._process.wait()
         self.connection.close()
         self._slots.close()
 
@@ -349,23 +351,28 @@ class _Worker:
         return Frames(rows, self._slots.views(number, shapes), whole, self._slots.give_back)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._slots = Slots(context)
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._slots, self._options), daemon=True)
-        self._process.start()
-        self._ready = False
+        """Start a process of its own making: one by `multiprocessing` would first import the user's main module."""
+        self._slots = Slots()
+        self.connection, theirs = multiprocessing.Pipe()
+        passed = (theirs.fileno(), *self._slots.descriptors)
+        code = f"from embedshard.encode.worker import work; work{passed}"
+        path = os.pathsep.join(filter(None, sys.path))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, pass_fds=passed, start_new_session=True
+        )
         theirs.close()
+        self._ready = False
+        self.connection.send(self._options)
 
     def _replace_dead(self) -> Failed | None:
         """Start another process, which goes on with the jobs; the first is tried once more if nothing came of it."""
         self.connection.close()
-        self._process.join()
-        code = self._process.exitcode or 0
+        code = self._process.wait()
         if not self._ready:
             raise InputError(
-                "a decode process could not start; in a script of your own, call encode below "
-                "`if __name__ == '__main__':`, or use workers=0"
+                f"a decode process could not start (exit code {code}); is {sys.executable} a Python that has "
+                "embedshard? workers=0 decodes without one"
             )
         self._slots.close()
         self._start()
@@ -382,20 +389,30 @@ class _Worker:
         return failed
 
 
-def _work(connection: Connection, slots: Slots, options: DecodeOptions) -> None:
-    """Run a worker: tell that it is there, then jobs in, messages out, until the other side closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def work(connection: int, memory: int, free: int) -> None:
+    """Run a worker: options in, then jobs in and messages out, until the other side closes.
 
-    def alive() -> None:
-        if options.timeout:
-            faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
+    Args:
+        connection: Descriptor of the connection.
+        memory: Of the slots.
+        free: Of the pipe of free slots.
+    """
+    with (
+        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
+        Connection(connection) as main,
+        open(os.devnull, "w") as nowhere,
+    ):
+        options: DecodeOptions = main.recv()
+        slots, profile = Slots(memory, free), Profile()
 
-    profile = Profile()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), open(os.devnull, "w") as nowhere:
-        connection.send((None, {}))
+        def alive() -> None:
+            if options.timeout:
+                faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
+
         decoder = Decoder(options, profile, alive)
+        main.send((None, {}))
         while True:
-            parts = decoder.decode(connection.recv())
+            parts = decoder.decode(main.recv())
             while True:
                 alive()
                 part = next(parts, None)
@@ -405,7 +422,7 @@ def _work(connection: Connection, slots: Slots, options: DecodeOptions) -> None:
                 content: Any = part
                 if isinstance(part, _Chunk):
                     content = (np.array(part.rows, np.int64), *slots.fill(part.layers), part.whole)
-                connection.send((content, profile.drain()))
+                main.send((content, profile.drain()))
 
 
 def _choose(timeline: Timeline, sampling: Sampling, window: tuple[float | None, float | None]) -> Indices | str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -18,7 +17,9 @@ import pytest
 from embedshard.address import member_address
 from embedshard.demo import Tree, video_bytes
 from embedshard.encode.preprocess import Preprocess
+from embedshard.encode.slots import Slots
 from embedshard.encode.worker import DecodeOptions, Decoder, Done, Failed, Frames, Job, Opened, decoded
+from embedshard.errors import InputError
 from embedshard.frames import Sampling
 
 SMALL = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
@@ -32,6 +33,15 @@ def decode(job: Job, options: DecodeOptions = OPTIONS):
 
 def job(root: Path, media: str, number: int = 0, windows=WHOLE, kind: str = "video") -> Job:
     return Job(number, media, str(root), kind, windows)
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen]:
+    """Gives the worker processes that are started."""
+    processes: list[subprocess.Popen] = []
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(real(*a, **k)) or processes[-1])
+    return processes
 
 
 @pytest.fixture
@@ -99,14 +109,13 @@ def test_a_hanging_media_costs_only_itself(raw):
     assert all(isinstance(last[number], Done) for number in (0, 2, 3))
 
 
-def test_a_crashing_decoder_costs_only_its_media(raw):
+def test_a_crashing_decoder_costs_only_its_media(raw, started):
     os.mkfifo(raw / "hang.mp4")
 
     def crash() -> None:
         for _ in range(2):  # what is killed before its first word is tried once more
             time.sleep(2.5)
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGSEGV)
+            os.kill(started[-1].pid, signal.SIGSEGV)
 
     thread = threading.Thread(target=crash)
     thread.start()
@@ -118,15 +127,14 @@ def test_a_crashing_decoder_costs_only_its_media(raw):
     assert isinstance(last[2], Done)
 
 
-def test_a_worker_that_dies_between_two_media_costs_neither(raw):
+def test_a_worker_that_dies_between_two_media_costs_neither(raw, started):
     jobs = (job(raw, f"{label}.mp4", number) for number, label in enumerate("abc"))
     last = {}
     for number, message in decoded(jobs, OPTIONS, 1):
         last[number] = message
         if number == 0 and isinstance(message, Done):
-            (child,) = multiprocessing.active_children()
-            os.kill(child.pid, signal.SIGKILL)
-            child.join()
+            started[-1].kill()
+            started[-1].wait()
     assert all(isinstance(message, Done) for message in last.values())
     assert last.keys() == {0, 1, 2}
 
@@ -148,25 +156,59 @@ def test_the_time_limit_is_for_a_frame_not_for_a_message(raw):
     assert len(calls) == 10
 
 
-def test_processes_that_cannot_start_are_an_error_not_a_failed_video(raw):
+def test_a_script_needs_no_guard_around_its_main_part(raw):
+    """Worker processes do not import the main module, as those of `multiprocessing` do."""
     script = raw / "unguarded.py"
     script.write_text(
-        "from embedshard.encode.worker import *\nfrom tests.encode.test_worker import OPTIONS, job\n"
+        "from tests.encode.test_worker import OPTIONS, job\nfrom embedshard.encode.worker import Done, decoded\n"
         "from pathlib import Path\n"
-        f"print(list(decoded([job(Path({str(raw)!r}), 'a.mp4')], OPTIONS, 1)))\n"
+        f"print([m for _, m in decoded([job(Path({str(raw)!r}), 'a.mp4')], OPTIONS, 1)][-1])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 1
-    assert "InputError: a decode process could not start" in ended.stderr
-    assert "Failed" not in ended.stdout
+    assert ended.stdout == "Done(warnings=())\n", ended.stderr
 
 
-def test_workers_go_when_the_consumer_stops(raw):
+def test_processes_that_cannot_start_are_an_error_not_a_failed_video(raw, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(InputError, match=r"a decode process could not start \(exit code 1\)"):
+        list(decoded([job(raw, "a.mp4")], OPTIONS, 1))
+
+
+def test_frames_are_good_until_they_are_released(raw):
+    """More chunks than there are buffers; the worker waits for those that are still in use."""
+    seen = []
+    for _, message in decoded([job(raw, f"{label}.mp4", n) for n, label in enumerate("abcabcabc")], OPTIONS, 1):
+        if isinstance(message, Frames):
+            first = message.layers[0].copy()
+            time.sleep(0.05)
+            assert np.array_equal(message.layers[0], first)
+            seen.append(first)
+            message.release()
+    assert len(seen) == 9
+    assert all(np.array_equal(a, b) for a, b in zip(seen, seen[3:], strict=False))
+
+
+def test_whole_frames_are_sent_where_the_device_shrinks(raw):
+    whole = replace(OPTIONS, whole=True)
+    _, frames, _ = decode(job(raw, "a.mp4"), whole)
+    assert frames.whole
+    shrunk = decode(job(raw, "a.mp4"))[1]
+    assert np.array_equal(SMALL.shrink(frames.layers[0][3]), shrunk.layers[0][3])
+
+
+def test_a_frame_too_large_for_a_buffer_is_shrunk_by_the_worker(raw, monkeypatch):
+    monkeypatch.setattr(Slots, "size", 1000)
+    _, frames, _ = decode(job(raw, "a.mp4"), replace(OPTIONS, whole=True))
+    assert not frames.whole
+    assert frames.layers[0].shape[1:] == (32, 32, 3)
+
+
+def test_workers_go_when_the_consumer_stops(raw, started):
     messages = decoded((job(raw, "a.mp4", n) for n in range(100)), OPTIONS, 2)
     next(messages)
     messages.close()
-    assert not multiprocessing.active_children()
+    assert [process.poll() for process in started] == [-signal.SIGKILL] * 2
 
 
 def test_a_worker_imports_no_torch():
