@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["STAGES", "Profile", "Shares"]
+__all__ = ["STAGES", "Profile", "Shares", "Sums"]
 
 STAGES = ("decode", "preprocess", "encode", "write")
 _BOUND = 0.8  # of the time: a stage that is busy so much is what the others wait for
@@ -58,6 +58,14 @@ class Shares:
         }
 
 
+class Sums(NamedTuple):
+    """What one process adds to another's profile: busy seconds by stage, and the depths of its queue."""
+
+    busy: dict[str, float]
+    depths: int = 0
+    looks: int = 0
+
+
 class Profile:
     """Busy seconds that several threads and processes report.
 
@@ -92,11 +100,18 @@ class Profile:
         finally:
             self.add({stage: time.perf_counter() - begun})
 
-    def drain(self) -> dict[str, float]:
-        """Give the busy seconds since the last call, to send them elsewhere."""
+    def drain(self) -> Sums:
+        """Give what has come together since the last call, to send it elsewhere."""
         with self._lock:
-            busy, self._busy = self._busy, dict.fromkeys(STAGES, 0.0)
-        return {stage: value for stage, value in busy.items() if value}
+            sums = Sums({stage: value for stage, value in self._busy.items() if value}, self._depths, self._looks)
+            self._busy, self._depths, self._looks = dict.fromkeys(STAGES, 0.0), 0, 0
+        return sums
+
+    def merge(self, sums: Sums) -> None:
+        """Add what another process sent."""
+        self.add(sums.busy)
+        with self._lock:
+            self._depths, self._looks = self._depths + sums.depths, self._looks + sums.looks
 
     def shares(self) -> Shares:
         """Give the shares so far."""

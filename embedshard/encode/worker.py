@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing.connection import Connection, wait
@@ -34,7 +34,18 @@ from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels, Sampling, Timeline, open_reader
 from embedshard.frames.plan import Indices
 
-__all__ = ["DecodeOptions", "Decoder", "Done", "Failed", "Frames", "Job", "Message", "Opened", "decoded"]
+__all__ = [
+    "DecodeOptions",
+    "Decoder",
+    "Done",
+    "Failed",
+    "Frames",
+    "Job",
+    "Message",
+    "Opened",
+    "decoded",
+    "start_process",
+]
 
 _CHUNK = 16  # frames
 _CHUNK_BYTES = 1 << 22
@@ -289,6 +300,33 @@ def _decoded_here(jobs: Iterable[Job], options: DecodeOptions, profile: Profile)
                     yield job.number, part
 
 
+def start_process(
+    function: Callable[..., None], descriptors: tuple[int, ...] = (), environment: Mapping[str, str] | None = None
+) -> tuple[Connection, subprocess.Popen[bytes]]:
+    """Start a process that runs a function, without the user's main module, which `multiprocessing` would import.
+
+    Args:
+        function: Of a module; is called with a descriptor of a connection to this process, and with `descriptors`.
+        descriptors: Open ones that the process inherits.
+        environment: Variables that it gets beside those of this process.
+
+    Returns:
+        The connection and the process; it gets no signals of the terminal.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    passed = (theirs.fileno(), *descriptors)
+    code = f"from {function.__module__} import {function.__name__} as run; run{passed}".replace(",)", ")")
+    path = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+        pass_fds=passed,
+        start_new_session=True,
+    )
+    theirs.close()
+    return ours, process
+
+
 class _Pending:
     """The jobs that no worker has yet."""
 
@@ -323,11 +361,11 @@ class _Worker:
         """Give what the worker sends; None where that is no message of its first job."""
         message: Message | None
         try:
-            content, busy = self.connection.recv()
+            content, sums = self.connection.recv()
         except (EOFError, ConnectionResetError):
             message = self._replace_dead()
         else:
-            self._profile.add(busy)
+            self._profile.merge(sums)
             self._ready = True
             message = self._message(content)
         self._heard |= message is not None
@@ -351,17 +389,8 @@ class _Worker:
         return Frames(rows, self._slots.views(number, shapes), whole, self._slots.give_back)
 
     def _start(self) -> None:
-        """Start a process of its own making: one by `multiprocessing` would first import the user's main module."""
         self._slots = Slots()
-        self.connection, theirs = multiprocessing.Pipe()
-        passed = (theirs.fileno(), *self._slots.descriptors)
-        code = f"from embedshard.encode.worker import work; work{passed}"
-        path = os.pathsep.join(filter(None, sys.path))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, pass_fds=passed, start_new_session=True
-        )
-        theirs.close()
+        self.connection, self._process = start_process(work, self._slots.descriptors, {"OMP_NUM_THREADS": "1"})
         self._ready = False
         self.connection.send(self._options)
 
@@ -410,7 +439,7 @@ def work(connection: int, memory: int, free: int) -> None:
                 faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
 
         decoder = Decoder(options, profile, alive)
-        main.send((None, {}))
+        main.send((None, profile.drain()))
         while True:
             parts = decoder.decode(main.recv())
             while True:
