@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
 
-__all__ = ["AddressOpener", "Coding", "member_address", "member_name", "open_pieces", "row_address"]
+__all__ = ["AddressOpener", "Coding", "file_of", "member_address", "member_name", "open_pieces", "row_address"]
 
 Coding = Literal["", "deflate", "base64", "gzip"]
 
@@ -54,6 +54,12 @@ def member_name(address: str) -> str:
     """Give the name that a member has in its archive; an address of a file is its own."""
     match = _MEMBER.fullmatch(address) if "#" in address else None
     return match["name"] if match else address
+
+
+def file_of(address: str) -> str:
+    """Give the path of the file that an address lies in; a path is its own."""
+    match = _MEMBER.fullmatch(address) if "#" in address else None
+    return match["file"] if match else address
 
 
 def open_pieces(path: Path) -> BinaryIO:

@@ -44,6 +44,7 @@ HEAVY = {
         "encode/preprocess.py",
         "encode/resize.py",
         "encode/batch.py",
+        "encode/pipeline.py",
         "load/collate.py",
         "load/pipeline.py",
     },

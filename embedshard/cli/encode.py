@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import re
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +17,18 @@ from embedshard.cli.progress import bar
 from embedshard.errors import InputError
 
 if TYPE_CHECKING:
-    from embedshard.encode.clip import ClipEncoder
-    from embedshard.encode.run import EncodeOptions, EncodeReport
+    from embedshard.encode.clip import ModelOptions
+    from embedshard.encode.ledger import EncodeReport
+    from embedshard.encode.pipeline import EncodeOptions
+    from embedshard.encode.profile import Profile
+    from embedshard.encode.run import Progress
     from embedshard.frames import Sampling
     from embedshard.manifest import Manifest
 
 __all__ = ["encode"]
 
 _REASONS = 5
+_SHARD = 10000
 _MOST_FPS = 1000
 _GOES_ON = "the same command goes on where this one was"
 
@@ -46,9 +52,14 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.argument("processed", type=click.Path(path_type=Path))
 @click.option(
-    "--model", required=True, help="open_clip model name, hf-hub:ORG/NAME, or a folder with config and weights."
+    "--model",
+    "models",
+    required=True,
+    multiple=True,
+    help="open_clip model name, hf-hub:ORG/NAME, or a folder with config and weights. Several share one decode, each "
+    "in its folder of PROCESSED.",
 )
-@click.option("--pretrained", help="open_clip tag, or a checkpoint file.")
+@click.option("--pretrained", multiple=True, help="open_clip tag, or a checkpoint file; one for each model by name.")
 @click.option(
     "--fps", type=_Rate(), help="Frames per second, a fraction too: the one on screen at k/FPS.  [default: 1]"
 )
@@ -57,14 +68,24 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.option("--keyframes", is_flag=True, help="The keyframes: far faster, at times the encoder of the video chose.")
 @click.option("--all", "all_frames", is_flag=True, help="All frames.")
 @click.option("--decoder", default="auto", show_default=True, help="auto, pyav or decord.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--preprocess",
+    type=click.Choice(["exact", "fast"]),
+    default="exact",
+    show_default=True,
+    help="open_clip's own bit for bit, or within 2 grey levels of it at a quarter of the cost on a CPU.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="auto (all GPUs), cpu, cuda, cuda:N, mps; or cuda:0,cuda:1,..."
+)
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or bf16, of the model.")
+@click.option("--compile", is_flag=True, help="Have torch compile the model: a minute at the start, faster then.")
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Stored as."
 )
 @click.option("--normalize", is_flag=True, help="Scale every embedding to length 1.")
 @click.option("--batch-size", type=click.IntRange(0), default=0, help="Frames per batch.  [default: by device]")
-@click.option("--workers", type=click.IntRange(0), help="Decode processes; 0: none.  [default: by cores and device]")
+@click.option("--workers", type=click.IntRange(0), help="Decode processes; 0: none.  [default: one for each core]")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 86400),
@@ -76,61 +97,120 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     "--media-root", type=click.Path(path_type=Path), help="Where the media are now, if the raw tree has moved."
 )
 @click.option("--retry-failed", is_flag=True, help="Try the samples in failed.jsonl again.")
-def encode(manifest: Path, processed: Path, **options: Any) -> None:
+@click.option("--profile", type=click.Path(path_type=Path), help="Write to this JSON where the time went.")
+@click.option("--dry-run", is_flag=True, help="Look at all inputs, measure for some seconds, predict; write nothing.")
+def encode(manifest: Path, processed: Path, **given: Any) -> None:
     """Encode the samples of MANIFEST into PROCESSED/{train,val,test}/<key>.npy, .txt, .json.
 
     What is there already is not encoded again: after a crash, or when the dataset has grown, run the same command.
     A sample that fails is a line in PROCESSED/failed.jsonl.
     """
-    from embedshard.encode.clip import ModelOptions, load_encoder
-    from embedshard.encode.pipeline import EncodeOptions
+    from embedshard.encode.clip import device_names
+    from embedshard.encode.pipeline import EncodeOptions, cores
     from embedshard.frames import require_decoder
     from embedshard.manifest import open_manifest
 
     opened = open_manifest(manifest)
-    sampling = _sampling(options)
-    require_decoder(options["decoder"])
-    model = ModelOptions(*(options[name] for name in ("model", "pretrained", "device", "precision", "batch_size")))
-    encoder = load_encoder(model)
-    click.echo(
-        f"{encoder.setting['model']} ({encoder.setting['pretrained']}) on {encoder.device}, "
-        f"{encoder.setting['precision']}, {encoder.batch_size} frames a batch; {sampling}"
-    )
-    chosen = EncodeOptions(
+    sampling = _sampling(given)
+    require_decoder(given["decoder"])
+    devices = device_names(given["device"])
+    models = _models(processed, given)
+    options = EncodeOptions(
         sampling,
-        decoder=options["decoder"],
-        dtype=options["dtype"],
-        normalize=options["normalize"],
-        workers=_workers(encoder.device) if options["workers"] is None else options["workers"],
-        timeout=options["timeout"],
-        retry_failed=options["retry_failed"],
-        media_root=options["media_root"],
+        workers=cores() if given["workers"] is None else given["workers"],
+        **{name: given[name] for name in ("decoder", "dtype", "normalize", "timeout", "retry_failed", "media_root")},
     )
-    _summarise(_encode(opened, processed, encoder, chosen), processed)
+    if given["dry_run"]:
+        _predict(opened, models, devices, options)
+        return
+    reports, profile = _encode(opened, models, devices, options)
+    for folder, report in zip(models, reports, strict=True):
+        _summarise(report, folder, named=len(models) > 1)
+    shares = profile.shares()
+    if any(report.frames for report in reports):
+        click.echo(shares.sentence)
+    if given["profile"]:
+        shares.write(given["profile"])
+    if all(report.failed + report.failed_before == report.samples for report in reports) and opened.rows:
+        raise click.ClickException("not one sample could be encoded")
 
 
-def _encode(manifest: Manifest, processed: Path, encoder: ClipEncoder, options: EncodeOptions) -> EncodeReport:
+def _models(processed: Path, given: dict[str, Any]) -> dict[Path, ModelOptions]:
+    """Give the models by the folder that each fills: PROCESSED itself, or one in it for each of several."""
+    from embedshard.encode.clip import ModelOptions, brings_weights
+
+    tags = list(given["pretrained"])
+    by_name = [model for model in given["models"] if not brings_weights(model)]
+    if len(tags) not in (0, len(by_name)) and len(given["models"]) > 1:
+        raise InputError(
+            f"expected a --pretrained for each of {', '.join(by_name) or 'no model'}, in their order; found {len(tags)}"
+        )
+    found: dict[Path, ModelOptions] = {}
+    for model in given["models"]:
+        tag = tags.pop(0) if tags and (model in by_name or len(given["models"]) == 1) else None
+        folder = processed / _slug(model, tag) if len(given["models"]) > 1 else processed
+        if folder in found:
+            raise InputError(f"--model {model} is given twice; expected different ones")
+        shared = ("precision", "batch_size", "preprocess", "compile")
+        found[folder] = ModelOptions(model, tag, **{name: given[name] for name in shared})
+    return found
+
+
+def _slug(model: str, tag: str | None) -> str:
+    """Name a model's folder."""
+    text = Path(model).name if Path(model).is_dir() else model
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{text}_{Path(tag).stem}" if tag else text)
+
+
+def _encode(
+    manifest: Manifest, models: dict[Path, ModelOptions], devices: list[str], options: EncodeOptions
+) -> tuple[list[EncodeReport], Profile]:
     """Encode under a progress bar."""
-    from embedshard.encode.run import encode as run_encode
-
     begun, lock = time.monotonic(), threading.Lock()
-    with bar(manifest.rows, "sample") as progress:
+    with bar(manifest.rows * len(models), "sample") as progress:
 
-        def show(report: EncodeReport) -> None:
+        def show(reports: Sequence[EncodeReport], profile: Profile) -> None:
             seconds = max(time.monotonic() - begun, 1e-3)
-            rates = f"{report.frames / seconds:.0f} frames/s, {report.media / seconds:.1f} media/s"
+            frames, media = (max(getattr(report, name) for report in reports) for name in ("frames", "media"))
+            busy = " ".join(f"{stage} {share:.0%}" for stage, share in profile.shares().busy.items())
+            failed = sum(report.failed for report in reports)
             with lock:
-                progress.set_postfix_str(f"{rates}, {report.failed} failed", refresh=False)
-                progress.update(report.finished - progress.n)
+                progress.set_postfix_str(
+                    f"{frames / seconds:.0f} frames/s, {media / seconds:.1f} media/s, {failed} failed; busy: {busy}",
+                    refresh=False,
+                )
+                progress.update(sum(report.finished for report in reports) - progress.n)
 
         try:
-            return run_encode(manifest, processed, encoder, options, show)
+            return _run(manifest, models, devices, options, show)
         except KeyboardInterrupt:
             progress.close()
             raise click.ClickException(f"stopped; {_GOES_ON}") from None
         except OSError as error:
             progress.close()
-            raise click.ClickException(f"{processed}: {error}\n  Once that is mended, {_GOES_ON}") from error
+            raise click.ClickException(f"{error}\n  Once that is mended, {_GOES_ON}") from error
+
+
+def _run(
+    manifest: Manifest, models: dict[Path, ModelOptions], devices: list[str], options: EncodeOptions, show: Progress
+) -> tuple[list[EncodeReport], Profile]:
+    """Encode in this process on one device, or in one for each of several."""
+    if len(devices) > 1:
+        from embedshard.encode.devices import encode_on
+
+        names = ", ".join(folder.name if len(models) > 1 else model.model for folder, model in models.items())
+        click.echo(f"{names} on {', '.join(devices)}; {options.sampling}")
+        return encode_on(manifest, models, devices, options, show)
+    from embedshard.encode.clip import load_encoder
+    from embedshard.encode.run import encode_by_all
+
+    encoders = {folder: load_encoder(replace(model, device=devices[0])) for folder, model in models.items()}
+    for encoder in encoders.values():
+        click.echo(
+            f"{encoder.setting['model']} ({encoder.setting['pretrained']}) on {encoder.device}, "
+            f"{encoder.setting['precision']}, {encoder.batch_size} frames a batch; {options.sampling}"
+        )
+    return encode_by_all(manifest, encoders, options, show)
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
@@ -152,16 +232,46 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     return Sampling(mode, value)  # type: ignore[arg-type]
 
 
-def _workers(device: str) -> int:
-    """All cores feed a GPU; on the CPU the model needs them, and one decoder keeps several of them busy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 8) if device == "cpu" else cores
+def _predict(manifest: Manifest, models: dict[Path, ModelOptions], devices: list[str], options: EncodeOptions) -> None:
+    """Print what the run would do."""
+    from embedshard.encode.clip import load_encoder
+    from embedshard.encode.estimate import estimate
+
+    encoders = {folder: load_encoder(replace(model, device=devices[0])) for folder, model in models.items()}
+    with bar(manifest.rows, "sample") as progress:
+        found = estimate(manifest, encoders, options, len(devices), progress.update)
+    due = sum(found.due.values())
+    click.echo(f"{found.samples} samples, {due} of them to encode, of {found.media} media")
+    count, first = found.missing
+    if count:
+        click.echo(f"missing media: {count} ({', '.join(first)}{', ...' if count > len(first) else ''})")
+    for reason, times in sorted(found.failed.items(), key=lambda item: -item[1])[:_REASONS]:
+        click.echo(f"failed of the {found.measured} media tried: {times} x {reason}")
+    if found.measured:
+        shards = sum(-(-split // _SHARD) for split in found.due.values())
+        click.echo(
+            f"measured {found.measured} media in {found.shares.seconds:.1f} s on {devices[0]}; "
+            f"{found.shares.sentence}\n"
+            f"predicted: {found.frames:.0f} frames, {found.size / 1e6:.1f} MB of triples, {shards} shards of {_SHARD}, "
+            f"{_duration(found.seconds)} on {', '.join(devices)}"
+        )
+    click.echo("dry run: wrote nothing")
 
 
-def _summarise(report: EncodeReport, processed: Path) -> None:
+def _duration(seconds: float) -> str:
+    """Give a time in the two largest units that count."""
+    whole = max(1, round(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def _summarise(report: EncodeReport, processed: Path, named: bool) -> None:
     failed = report.failed + report.failed_before
     click.echo(
-        f"{report.samples} samples: {report.done} encoded, {report.done_before} were there, {failed} failed"
+        (f"{processed.name}: " if named else "")
+        + f"{report.samples} samples: {report.done} encoded, {report.done_before} were there, {failed} failed"
         + (f", {report.warned} with a warning in their json" if report.warned else "")
     )
     if report.frames:
@@ -177,5 +287,3 @@ def _summarise(report: EncodeReport, processed: Path) -> None:
             click.echo(f"  {count} x {reason}{hint}")
     if report.strangers:
         click.echo(f"note: {report.strangers} more triples in {processed} are of no sample of this manifest")
-    if failed == report.samples and failed:
-        raise click.ClickException("not one sample could be encoded")

@@ -175,7 +175,7 @@ def _words(option: click.Option, value: _Value) -> list[str]:
             raise InputError(f"{value.where}: expected true or false, found {value.value!r}")
         off = [option.secondary_opts[0]] if option.secondary_opts else []
         return [flag] if value.value else off
-    if option.multiple:
+    if option.multiple and option.metavar == "NAME=VALUE":
         if not isinstance(value.value, dict):
             raise InputError(f"{value.where}: expected `name: value` pairs, found {value.value!r}")
         return [f"{flag}={name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in value.value.items()]

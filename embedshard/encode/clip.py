@@ -21,7 +21,7 @@ from embedshard.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ClipEncoder", "ModelOptions", "load_encoder", "save_random_model"]
+__all__ = ["ClipEncoder", "ModelOptions", "brings_weights", "device_names", "load_encoder", "save_random_model"]
 
 _LOCAL = "local-dir:"
 _BATCH = {"cuda": 256, "mps": 64}
@@ -194,6 +194,27 @@ def load_encoder(options: ModelOptions) -> ClipEncoder:
         return ClipEncoder(model, preprocess, chosen)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InputError(f"a batch does not fit into the memory of {device}; give a smaller --batch-size") from error
+
+
+def device_names(wanted: str) -> list[str]:
+    """Give the devices that `--device` names: one, several with commas between, or for `auto` all GPUs there are.
+
+    Raises:
+        InputError: One is empty.
+    """
+    import torch
+
+    if wanted == "auto" and torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    names = [name.strip() for name in wanted.split(",")]
+    if not all(names):
+        raise InputError(f"expected --device NAME or NAME,NAME,..., found {wanted!r}")
+    return names
+
+
+def brings_weights(model: str) -> bool:
+    """Tell whether a model is a folder or of the hub, and so needs no `pretrained`."""
+    return model.startswith("hf-hub:") or _folder(model) is not None
 
 
 def save_random_model(folder: Path, embed_dim: int = 64, seed: int = 0) -> None:

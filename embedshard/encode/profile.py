@@ -7,7 +7,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
+
+from embedshard.store import write_json
 
 __all__ = ["STAGES", "Profile", "Shares", "Sums"]
 
@@ -47,15 +50,16 @@ class Shares:
             return f"no stage was busy all the time (most: {stage}, {percent}): starting and waiting took the rest"
         return f"bound by {stage} (busy {percent} of the time): {_HINTS[stage]}"
 
-    def as_json(self) -> dict[str, Any]:
-        """Give plain values for `--profile`."""
+    def write(self, path: Path) -> None:
+        """Write them as JSON: `seconds`, `busy` by stage, `queue_depth` and `bound`, the sentence."""
         busy = {name: round(share, 4) for name, share in self.busy.items()}
-        return {
+        content = {
             "seconds": round(self.seconds, 3),
             "busy": busy,
             "queue_depth": round(self.queue, 2),
             "bound": self.sentence,
         }
+        write_json(path, content)
 
 
 class Sums(NamedTuple):

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from embedshard.cli import main
 from embedshard.demo import Tree
+from embedshard.manifest import open_manifest
 
 
 def run(*words: object, code: int = 0) -> Result:
@@ -154,3 +155,60 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path, tiny_model)
     assert "60 samples" in done.stdout
     assert " 0 failed" in done.stdout
     assert done.stderr == ""  # no bar where there is no terminal
+
+
+# -- encode
+
+
+def test_several_models_share_a_run_each_in_its_folder(tmp_path, raw, tiny_model):
+    from embedshard.encode.clip import save_random_model
+
+    save_random_model(tmp_path / "other", embed_dim=32, seed=1)
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    output = encode(tmp_path, tiny_model, "--model", tmp_path / "other").output
+    assert "tiny: 5 samples: 5 encoded" in output
+    assert "other: 5 samples: 5 encoded" in output
+    assert "all right" in run("check", tmp_path / "processed/other").output
+    assert (
+        "tiny: 5 samples: 0 encoded, 5 were there" in encode(tmp_path, tiny_model, "--model", tmp_path / "other").output
+    )
+    said = encode(tmp_path, tiny_model, "--model", tiny_model, code=1).output
+    assert f"--model {tiny_model} is given twice" in said
+    said = encode(tmp_path, tiny_model, "--model", "ViT-B-32", "--pretrained", "a", "--pretrained", "b", code=1).output
+    assert "expected a --pretrained for each of ViT-B-32, in their order; found 2" in said
+
+
+def test_several_devices_and_a_profile(tmp_path, raw, tiny_model):
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    output = encode(tmp_path, tiny_model, "--device", "cpu,cpu", "--profile", tmp_path / "profile.json").output
+    assert "on cpu, cpu; fps 1" in output
+    assert "5 samples: 5 encoded" in output
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile.keys() == {"seconds", "busy", "queue_depth", "bound"}
+    assert profile["busy"].keys() == {"decode", "preprocess", "encode", "write"}
+    assert profile["bound"] in output
+
+
+def test_fast_preprocessing_is_another_setting(tmp_path, raw, tiny_model):
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    encode(tmp_path, tiny_model, "--preprocess", "fast")
+    said = encode(tmp_path, tiny_model, code=1).output
+    assert "preprocess: 'fast' there, 'exact' asked for" in said
+
+
+def test_a_dry_run_of_encode_predicts_and_writes_nothing(tmp_path, raw, tiny_model):
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    first = next(media for media in open_manifest(tmp_path / "samples.parquet").column("media") if ".mp4" in media)
+    (raw / first).unlink()
+    before = sorted(tmp_path.rglob("*"))
+    output = encode(tmp_path, tiny_model, "--dry-run").output
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "5 samples, 5 of them to encode, of 5 media" in output
+    assert f"missing media: 1 ({first})" in output
+    frames = int(
+        re.search(r"predicted: (\d+) frames, [\d.]+ MB of triples, 3 shards of 10000, \d+ s on cpu", output)[1]
+    )
+    assert output.endswith("dry run: wrote nothing\n")
+    encoded = encode(tmp_path, tiny_model).output
+    assert int(re.search(r"(\d+) frames of 4 media", encoded)[1]) == frames
+    assert "5 samples, 1 of them to encode, of 1 media" in encode(tmp_path, tiny_model, "--dry-run").output
