@@ -5,6 +5,7 @@ On a GPU the copies there and back have streams of their own, and two batches ar
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,11 +40,15 @@ class Batcher:
     Args:
         encoder: The model.
         profile: Is told how long the device was busy.
+
+    Attributes:
+        seconds: That the last launch took of this thread.
     """
 
     def __init__(self, encoder: ClipEncoder, profile: Profile | None = None) -> None:
         self._encoder, self._profile = encoder, profile or Profile()
         self._stage = _CudaStage(encoder) if encoder.device.startswith("cuda") else _Stage(encoder)
+        self.seconds = 0.0
         self._filled = 0
         self._owners: list[tuple[int, Indices]] = []
         self._launched: deque[_Launched] = deque()
@@ -83,7 +88,9 @@ class Batcher:
         return self._encoder.batch_size - self._filled
 
     def _launch(self) -> Iterator[Embedded]:
+        begun = time.perf_counter()
         self._launched.append(_Launched(self._stage.launch(self._profile), self._owners))
+        self.seconds = time.perf_counter() - begun
         self._owners, self._filled = [], 0
         while len(self._launched) > self._stage.ahead:
             yield from self._fetch()

@@ -36,6 +36,7 @@ __all__ = ["WRITERS", "EncodeOptions", "Output", "Pipeline"]
 WRITERS = 4
 _WRITES_AHEAD = 256
 _MESSAGES_AHEAD = 64
+_HEAVY = 0.1  # seconds for a batch, below which more threads cost more than they give
 _BEHIND = 2  # chunks for each worker, of the four that it may have out
 
 
@@ -326,7 +327,8 @@ class Pipeline:
             import torch
 
             behind = self._all_decoded or waiting >= _BEHIND * self._options.workers
-            threads = cores() if behind else max(1, cores() - self._options.workers)
+            heavy = max(batcher.seconds for batcher in self._batchers) > _HEAVY
+            threads = cores() if behind and heavy else max(1, cores() - self._options.workers)
             if threads != torch.get_num_threads():
                 torch.set_num_threads(threads)
 
