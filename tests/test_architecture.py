@@ -45,11 +45,13 @@ HEAVY = {
         "encode/resize.py",
         "encode/batch.py",
         "encode/pipeline.py",
+        "frames/torchcodec.py",
         "load/collate.py",
         "load/pipeline.py",
     },
     "webdataset": {"load/__init__.py", "load/pipeline.py"},
     "decord": {"frames/decord.py"},
+    "torchcodec": {"frames/torchcodec.py"},
 }
 
 

@@ -67,7 +67,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.option("--count", type=click.IntRange(1, 100_000), metavar="N", help="N frames spread evenly over the clip.")
 @click.option("--keyframes", is_flag=True, help="The keyframes: far faster, at times the encoder of the video chose.")
 @click.option("--all", "all_frames", is_flag=True, help="All frames.")
-@click.option("--decoder", default="auto", show_default=True, help="auto, pyav or decord.")
+@click.option("--decoder", default="auto", show_default=True, help="auto, pyav, decord, torchcodec or nvdec.")
 @click.option(
     "--preprocess",
     type=click.Choice(["exact", "fast"]),

@@ -23,7 +23,12 @@ __all__ = ["DECODERS", "FrameError", "Pixels", "Reader", "Sampling", "Timeline",
 
 Pixels = npt.NDArray[np.uint8]
 
-DECODERS = {"pyav": "embedshard.frames.pyav:PyavReader", "decord": "embedshard.frames.decord:DecordReader"}
+DECODERS = {
+    "pyav": "embedshard.frames.pyav:PyavReader",
+    "decord": "embedshard.frames.decord:DecordReader",
+    "torchcodec": "embedshard.frames.torchcodec:TorchcodecReader",
+    "nvdec": "embedshard.frames.torchcodec:NvdecReader",
+}
 _DEFAULT = "pyav"  # bench/decode.py: the fastest exact one, and the only one that reads every codec
 
 
@@ -49,8 +54,8 @@ class Reader(Protocol):
             wanted: Indices into the timeline, ascending, none twice.
 
         Yields:
-            Index and frame (height, width, 3), RGB, as it is to be seen (rotation applied). A frame that does
-            not decode is left out, with a warning.
+            Index and frame (height, width, 3), RGB, as it is to be seen (rotation applied); with `nvdec` a uint8
+            tensor on the device. A frame that does not decode is left out, with a warning.
         """
         ...
 
@@ -92,9 +97,13 @@ def require_decoder(name: str) -> None:
     """Check that there is a decoder of that name, or `auto`, before a run begins.
 
     Raises:
-        InputError: There is none, or its package is not installed.
+        InputError: There is none, its package is not installed, or what that needs is not there.
     """
     if name != "auto" and name not in DECODERS:
         raise InputError(f"no decoder {name!r}; expected one of: auto, {', '.join(DECODERS)}")
     if name == "decord" and not importlib.util.find_spec("decord"):
         raise InputError("decord is not installed (it has no wheel for this machine); use --decoder pyav")
+    if name in ("torchcodec", "nvdec"):
+        from embedshard.frames.torchcodec import require_torchcodec
+
+        require_torchcodec(on_cuda=name == "nvdec")

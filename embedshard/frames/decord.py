@@ -32,6 +32,7 @@ class DecordReader:
             "frames outside the edit list": index.has_edit_list,
             "open groups of pictures": index.has_open_gop,
             f"{index.bit_depth}-bit colour": index.bit_depth > 8,
+            "streams without an index": index.container in ("mpegts", "mpeg"),
         }
         if any(wrong.values()):
             what = " and ".join(name for name, there in wrong.items() if there)
@@ -57,6 +58,8 @@ class DecordReader:
             except (self._decord.DECORDError, RuntimeError) as error:
                 self.warnings.append(f"{len(part)} wanted frames do not decode ({_text(error)})")
                 continue
+            if frames.shape[1] % 2 or frames.shape[2] % 2:
+                raise FrameError("decord gets the colours of odd-sized video wrong; use --decoder pyav")
             yield from zip(part.tolist(), frames, strict=True)
 
     def close(self) -> None:

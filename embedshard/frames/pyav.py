@@ -43,6 +43,7 @@ class PyavReader:
         has_edit_list: Whether the container holds frames that are not to be shown.
         has_open_gop: Whether frames that follow a keyframe in the file are shown before it.
         bit_depth: Bits per colour component.
+        container: FFmpeg's name of the format.
     """
 
     def __init__(self, media: Path | BinaryIO) -> None:
@@ -58,6 +59,7 @@ class PyavReader:
         self.timeline, self.warnings = self._index.timeline, list(self._index.warnings)
         self.has_edit_list, self.has_open_gop = self._index.has_edit_list, self._index.has_open_gop
         components = self._stream.format.components if self._stream.format else ()
+        self.container = self._container.format.name
         self.bit_depth = max((part.bits for part in components), default=8)
         self._reformatter = VideoReformatter()
 

@@ -12,7 +12,7 @@ import pytest
 from av.stream import Disposition
 
 from embedshard.errors import InputError
-from embedshard.frames import DECODERS, FrameError, Sampling, open_reader, require_decoder
+from embedshard.frames import FrameError, Sampling, open_reader, require_decoder
 
 FRAMES, GOP = 120, 24
 OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal"}
@@ -28,7 +28,27 @@ FILES = {
     "mpeg2.mpg": ("mpeg2video", {"bf": "2"}),
     "vp9.webm": ("libvpx-vp9", {"deadline": "realtime"}),
 }
-DECORD_CAN = ("plain.mp4", "plain.mkv", "vp9.webm")
+CAN = {
+    "pyav": tuple(FILES),
+    "decord": ("plain.mp4", "plain.mkv", "vp9.webm"),
+    "torchcodec": ("plain.mp4", "plain.mkv", "open_gop.mp4", "open_gop.mkv", "vp9.webm"),
+}
+
+
+def runs_here(decoder: str) -> bool:
+    try:
+        require_decoder(decoder)
+    except InputError:
+        return False
+    return True
+
+
+def each(decoder: str) -> pytest.ParameterSet:
+    skip = pytest.mark.skipif(not runs_here(decoder), reason=f"{decoder} does not run here")
+    return pytest.param(decoder, marks=skip, id=decoder)
+
+
+ON_CPU = [each(decoder) for decoder in CAN]
 
 
 def encode(path: Path, codec: str, options: dict[str, str]) -> None:
@@ -62,10 +82,15 @@ def videos(tmp_path_factory) -> dict[str, tuple[Path, list[np.ndarray]]]:
 
 
 CASES = [
-    pytest.param(decoder, name, id=f"{decoder}-{name}")
-    for decoder in DECODERS
+    pytest.param(decoder, name, marks=each(decoder).marks, id=f"{decoder}-{name}")
+    for decoder, names in CAN.items()
+    for name in names
+]
+OTHER_CASES = [
+    pytest.param(decoder, name, marks=each(decoder).marks, id=f"{decoder}-{name}")
+    for decoder, names in CAN.items()
     for name in FILES
-    if decoder == "pyav" or name in DECORD_CAN
+    if name not in names
 ]
 
 
@@ -102,6 +127,19 @@ def test_any_choice_of_frames_is_exact_whatever_is_skipped_or_sought(videos, dec
         assert all(np.array_equal(frames[k], expected[k]) for k in frames)
 
 
+@pytest.mark.parametrize(("decoder", "name"), OTHER_CASES)
+def test_a_file_that_a_decoder_gets_wrong_is_refused_or_exact(videos, decoder, name):
+    path, expected = videos[name]
+    rng = np.random.default_rng(1)
+    for wanted in (np.arange(FRAMES), *(np.sort(rng.choice(FRAMES, 4, replace=False)) for _ in range(6))):
+        try:
+            frames = dict(open_reader(path, "video", decoder).read(wanted))
+        except FrameError:
+            continue
+        assert sorted(frames) == wanted.tolist()
+        assert all(np.array_equal(frames[k], expected[k]) for k in frames)
+
+
 @pytest.mark.parametrize(("decoder", "name"), CASES)
 def test_keyframes_alone_are_exact(videos, decoder, name):
     path, expected = videos[name]
@@ -111,7 +149,7 @@ def test_keyframes_alone_are_exact(videos, decoder, name):
     assert all(np.array_equal(frames[k], expected[k]) for k in frames)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", ON_CPU)
 def test_windows_and_plans(videos, decoder):
     path, expected = videos["plain.mp4"]
     _, chosen, frames = read(path, decoder, Sampling("fps", Fraction(2)), 1.0, 3.0)
@@ -121,7 +159,7 @@ def test_windows_and_plans(videos, decoder):
     assert chosen.tolist() == list(range(0, FRAMES, GOP))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", ON_CPU)
 def test_bytes_in_memory_read_as_the_file_does(videos, decoder):
     path, expected = videos["plain.mp4"]
     _, _, frames = read(io.BytesIO(path.read_bytes()), decoder, Sampling("count", Fraction(3)))
@@ -145,7 +183,7 @@ def test_few_wanted_frames_of_a_long_file_decode_few(videos, monkeypatch):
 
 
 def test_unknown_decoder_names_the_known():
-    with pytest.raises(InputError, match="expected one of: auto, pyav, decord"):
+    with pytest.raises(InputError, match="expected one of: auto, pyav, decord, torchcodec, nvdec"):
         require_decoder("ffmpeg")
 
 
@@ -192,7 +230,7 @@ def test_edit_lists_hide_frames(shared_data):
 
 def test_ntsc_times_are_exact(shared_data):
     clip = shared_data / "videos/ucf101_soccer_juggling_g23_c01.avi"
-    for decoder in DECODERS:
+    for decoder in ("pyav", "decord"):
         reader, chosen, _ = read(clip, decoder, Sampling("all"))
         assert np.allclose(reader.timeline.times, np.arange(240) * 1001 / 30000, atol=1e-9)
         assert reader.timeline.duration == pytest.approx(8.008)
@@ -211,7 +249,7 @@ def test_a_file_without_video_says_what_it_has(shared_data):
         open_reader(shared_data / "videos/odd_audio_only.mp4", "video")
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", ON_CPU)
 def test_rotation_is_applied_the_way_players_do(shared_data, decoder):
     path = shared_data / "videos/odd_rotate90.mov"
     _, _, frames = read(path, decoder, Sampling("all"))
@@ -224,21 +262,59 @@ def test_of_several_video_streams_the_best_is_read(shared_data):
     assert frames[0].shape == (270, 480, 3)
 
 
-def test_decord_gives_pyavs_frames_or_refuses(shared_data):
+@pytest.mark.parametrize(
+    ("decoder", "refuses"),
+    [
+        ("decord", {"cve_bears_editlist.mp4", "cve_orangutan_editlist.mp4", "odd_av1.mkv", "odd_hevc_10bit.mp4",
+                    "odd_truncated.mp4"}),
+        ("torchcodec", {"odd_hevc_10bit.mp4", "ucf101_soccer_juggling_g23_c01.avi"}),
+    ],
+)  # fmt: skip
+def test_other_decoders_give_pyavs_frames_or_refuse(shared_data, decoder, refuses):
+    if not runs_here(decoder):
+        pytest.skip(f"{decoder} does not run here")
     refused = {}
     for path in sorted(p for p in (shared_data / "videos").iterdir() if p.suffix != ".jsonl"):
         try:
-            _, _, frames = read(path, "decord", Sampling("count", Fraction(5)))
+            _, _, frames = read(path, decoder, Sampling("count", Fraction(5)))
         except FrameError as error:
             refused[path.name] = str(error)
             continue
         _, _, expected = read(path, "pyav", Sampling("count", Fraction(5)))
-        bound = 2 if path.suffix == ".avi" else 0  # another inverse DCT for Xvid
+        bound = 2 if path.suffix == ".avi" and decoder == "decord" else 0  # another inverse DCT for Xvid
         assert frames.keys() == expected.keys()
         assert all(np.abs(frames[k].astype(int) - expected[k]).max() <= bound for k in frames)
     assert "no video stream" in refused.pop("odd_audio_only.mp4")
     assert all("--decoder pyav" in reason for reason in refused.values())
-    assert refused.keys() == {
-        "cve_bears_editlist.mp4", "cve_orangutan_editlist.mp4", "odd_av1.mkv", "odd_hevc_10bit.mp4",
-        "odd_truncated.mp4",
-    }  # fmt: skip
+    assert refused.keys() == refuses
+
+
+# -- NVDEC: the same code, on the CPU where there is no GPU
+
+
+@pytest.mark.skipif(not runs_here("torchcodec"), reason="torchcodec does not run here")
+def test_frames_for_a_device_are_tensors_with_the_same_pixels(videos):
+    import torch
+
+    from embedshard.frames.torchcodec import NvdecReader
+
+    path, expected = videos["plain.mp4"]
+    reader = NvdecReader(path, "cpu")
+    frames = dict(reader.read(np.array([0, 33, 90])))
+    assert all(isinstance(frame, torch.Tensor) and frame.dtype == torch.uint8 for frame in frames.values())
+    assert all(np.array_equal(frames[k].numpy(), expected[k]) for k in frames)
+
+
+@pytest.mark.skipif(not runs_here("nvdec"), reason="no NVDEC")
+def test_nvdec_is_close_to_pyav(videos):
+    path, expected = videos["plain.mp4"]
+    frames = dict(open_reader(path, "video", "nvdec").read(np.array([0, 33, 90])))
+    assert all(frame.device.type == "cuda" for frame in frames.values())
+    assert all(np.abs(frames[k].cpu().numpy().astype(int) - expected[k]).mean() < 3 for k in frames)
+
+
+def test_nvdec_without_a_gpu_says_what_it_needs():
+    if runs_here("nvdec"):
+        pytest.skip("NVDEC is here")
+    with pytest.raises(InputError, match="or use --decoder pyav"):
+        require_decoder("nvdec")
