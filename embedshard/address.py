@@ -32,6 +32,8 @@ __all__ = ["AddressOpener", "Coding", "file_of", "member_address", "member_name"
 Coding = Literal["", "deflate", "base64", "gzip"]
 
 _STEP = 1 << 24
+_IN_MEMORY = 1 << 24  # bytes of a part: a long video of many is not taken into memory whole
+_BUFFER = 1 << 18
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 _MEMBER = re.compile(
@@ -103,7 +105,8 @@ class AddressOpener:
             root: Folder that a relative path starts from.
 
         Returns:
-            The path of a file or folder; for a part of one, its bytes as a file in memory.
+            The path of a file or folder; for a part of one, its bytes as a file: in memory, or where they are many
+            and not coded, read as they are asked for.
 
         Raises:
             FileNotFoundError: There is no such file or folder.
@@ -119,7 +122,10 @@ class AddressOpener:
         file, name, offset = root / match["file"], match["name"], int(match["offset"])
         if match["coding"] == "parquet":
             return io.BytesIO(self._row(file, name, offset))
-        data = self._part(file, offset, int(match["size"] or 0), match["coding"])
+        size = int(match["size"] or 0)
+        if size > _IN_MEMORY and not match["coding"]:
+            return _sliced(file, name, offset, size)
+        data = self._part(file, offset, size, match["coding"])
         if len(data) < int(match["size"] or 0):
             raise EOFError(f"{match['file']} ends inside its member {name}")
         try:
@@ -155,6 +161,45 @@ class AddressOpener:
             self.close()
             self._column = file, name, _Column(file, name)
         return self._column[2].read(row)
+
+
+def _sliced(path: Path, name: str, offset: int, size: int) -> BinaryIO:
+    file = open_pieces(path)
+    if file.seek(0, io.SEEK_END) < offset + size:
+        file.close()
+        raise EOFError(f"{path.name} ends inside its member {name}")
+    return io.BufferedReader(_Slice(file, offset, size), _BUFFER)
+
+
+class _Slice(io.RawIOBase):
+    """Some bytes of a file as a file of their own."""
+
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._at = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on; at the end of the part there is no more."""
+        wanted = memoryview(buffer)[: max(0, self._size - self._at)]
+        self._file.seek(self._offset + self._at)
+        count: int = self._file.readinto(wanted)  # type: ignore[attr-defined]
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._file.close()
+        super().close()
 
 
 class _Pieces(io.RawIOBase):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedshard import address
 from embedshard.address import AddressOpener, member_address, member_name, open_pieces, row_address
 
 DATA = [bytes([65 + number]) * 1000 * (number + 1) for number in range(5)]
@@ -49,6 +50,18 @@ def test_parts_of_a_file(tmp_path):
         member_address("x.zip", "a.mp4", 3, deflated, "deflate"),
         member_address("x.tsv", "7", 2, len(encoded), "base64"),
     ) == [b"3456", DATA[3], DATA[2]]
+
+
+def test_a_large_part_is_read_as_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(address, "_IN_MEMORY", 3)
+    (tmp_path / "a.tar").write_bytes(b"0123456789")
+    with AddressOpener() as opener:
+        part = opener.open(member_address("a.tar", "b.mp4", 2, 6), tmp_path)
+        assert not isinstance(part, (io.BytesIO, Path))
+        assert part.read() == b"234567"
+        assert (part.seek(1), part.read(2), part.seek(-2, 2), part.read(9), part.read(9)) == (1, b"34", 4, b"67", b"")
+        with pytest.raises(EOFError, match=r"a\.tar ends inside its member b\.mp4"):
+            opener.open(member_address("a.tar", "b.mp4", 6, 5), tmp_path)
 
 
 @pytest.mark.parametrize("coding", ["deflate", "base64"])
