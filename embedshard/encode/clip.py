@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,15 @@ from embedshard.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ClipEncoder", "ModelOptions", "brings_weights", "device_names", "load_encoder", "save_random_model"]
+__all__ = [
+    "ClipEncoder",
+    "ModelOptions",
+    "brings_weights",
+    "device_names",
+    "load_encoder",
+    "load_tokenizer",
+    "save_random_model",
+]
 
 _LOCAL = "local-dir:"
 _BATCH = {"cuda": 256, "mps": 64}
@@ -65,11 +73,13 @@ class ClipEncoder:
         device: Where it runs.
         batch_size: Frames per batch.
         setting: What identifies the embeddings, for the metadata.
+        options: What it was loaded with, as far as that was chosen by itself.
     """
 
     def __init__(self, model: torch.nn.Module, preprocess: Preprocess, options: ModelOptions) -> None:
         import torch
 
+        self.options = options
         self._model = model
         self._encode_image: Callable[[torch.Tensor], torch.Tensor] = model.encode_image  # type: ignore[assignment]
         self.device = options.device
@@ -131,6 +141,25 @@ class ClipEncoder:
         batch[: len(frames)] = frames
         result: npt.NDArray[np.float32] = self.encode(torch.from_numpy(batch).to(self.device)).cpu().numpy()
         return result[: len(frames)]
+
+    def embed_text(self, tokens: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Encode up to `batch_size` texts by the text tower and wait for the result.
+
+        Args:
+            tokens: (n, context_length), n at least 1, as the function of `load_tokenizer` gives them.
+
+        Returns:
+            (n, embed_dim).
+        """
+        import torch
+
+        blank = tokens[:1].expand(self.batch_size - len(tokens), -1)
+        batch = torch.cat([tokens, blank]).to(self.device)
+        with torch.inference_mode():
+            with torch.autocast(torch.device(self.device).type, self._dtype, enabled=self._dtype is not None):
+                embeddings: torch.Tensor = self._model.encode_text(batch)  # type: ignore[operator]
+            result: npt.NDArray[np.float32] = embeddings[: len(tokens)].float().cpu().numpy()
+        return result
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -194,6 +223,33 @@ def load_encoder(options: ModelOptions) -> ClipEncoder:
         return ClipEncoder(model, preprocess, chosen)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InputError(f"a batch does not fit into the memory of {device}; give a smaller --batch-size") from error
+
+
+def load_tokenizer(options: ModelOptions) -> Callable[[Sequence[str]], torch.Tensor]:
+    """Load what gives the tokens (n, context_length) of n texts for a model; too long a text is cut.
+
+    Raises:
+        InputError: There is no such model, or its tokenizer cannot be had.
+    """
+    import open_clip
+
+    name, _, _ = _checked(options)
+    with _hub(options):
+        try:
+            tokenizer: Callable[[Sequence[str]], torch.Tensor] = open_clip.get_tokenizer(name)
+        except ImportError as error:
+            raise InputError(
+                f"the tokenizer of {options.model} is one of transformers, which is not installed or does not load "
+                f"({error}); install it with: pip install 'embedshard[caption]'"
+            ) from error
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputError(
+                f"cannot get the tokenizer of {options.model}: {reason}\n"
+                "  A model folder has to hold its tokenizer's files, a hub has to be reachable or its cache brought "
+                "along (HF_HOME)."
+            ) from error
+    return tokenizer
 
 
 def device_names(wanted: str) -> list[str]:
