@@ -131,7 +131,10 @@ class Pipeline:
         self._geometries = tuple(dict.fromkeys(geometries))
         self._layer = [self._geometries.index(geometry) for geometry in geometries]
         whole = all(encoder.shrinks for encoder in encoders)
-        self._decoding = DecodeOptions(options.sampling, self._geometries, whole, options.decoder, options.timeout)
+        fast = all(encoder.setting["preprocess"] == "fast" for encoder in encoders)
+        self._decoding = DecodeOptions(
+            options.sampling, self._geometries, whole, fast, options.decoder, options.timeout
+        )
         self._batchers = [Batcher(encoder, profile) for encoder in encoders]
         self._media: dict[int, _Media] = {}
         self._waiting, self._all_decoded = 0, False

@@ -49,6 +49,7 @@ __all__ = [
 
 _CHUNK = 16  # frames
 _CHUNK_BYTES = 1 << 22
+_OVERSIZE = 4  # times the models' size: from there on a JPEG decoded smaller gives the same embedding
 _JOBS_AHEAD = 2
 _MANY_WINDOWS = 500  # of a job that fits into a pipe's buffer
 _MOMENT = 0.2
@@ -64,6 +65,7 @@ class DecodeOptions:
         sampling: Which frames.
         shrink: What the models want of a frame, without their colours; models that want the same share an entry.
         whole: Whether frames are sent as they are (those that fit), to be shrunk on the device.
+        fast: Whether a JPEG far larger than the models want may be decoded smaller.
         decoder: `auto` or a name in `frames.DECODERS`.
         timeout: Seconds without a frame after which a media is given up, 0 for none.
     """
@@ -71,6 +73,7 @@ class DecodeOptions:
     sampling: Sampling
     shrink: tuple[Preprocess, ...]
     whole: bool = False
+    fast: bool = False
     decoder: str = "auto"
     timeout: float = 300.0
 
@@ -202,7 +205,8 @@ class Decoder:
         options = self._options
         with self._profile.spent("decode"):
             media = self._opener.open(job.media, Path(job.root))
-            reader = open_reader(media, job.kind, options.decoder, job.frame_rate)
+            at_least = _OVERSIZE * max(max(wanted.size) for wanted in options.shrink) if options.fast else 0
+            reader = open_reader(media, job.kind, options.decoder, job.frame_rate, at_least)
         with contextlib.closing(reader):
             sampling = options.sampling if job.kind != "image" else _ONE_FRAME
             chosen = [_choose(reader.timeline, sampling, window) for window in job.windows]

@@ -64,7 +64,9 @@ class Reader(Protocol):
         ...
 
 
-def open_reader(media: Path | BinaryIO, kind: str, decoder: str = "auto", frame_rate: float = 1.0) -> Reader:
+def open_reader(
+    media: Path | BinaryIO, kind: str, decoder: str = "auto", frame_rate: float = 1.0, at_least: int = 0
+) -> Reader:
     """Open a media.
 
     Args:
@@ -72,6 +74,7 @@ def open_reader(media: Path | BinaryIO, kind: str, decoder: str = "auto", frame_
         kind: `video`, `image` or `frames`.
         decoder: A name that `require_decoder` has passed; pictures and animated GIFs always go through Pillow.
         frame_rate: Frames per second of a folder of pictures.
+        at_least: Pixels that the short side of a JPEG must keep; a far larger one may then be decoded smaller. 0: all.
 
     Raises:
         FrameError: It has no frame that could be shown.
@@ -79,7 +82,7 @@ def open_reader(media: Path | BinaryIO, kind: str, decoder: str = "auto", frame_
     if kind != "video" or _is_gif(media):
         from embedshard.frames.pillow import PillowReader
 
-        return PillowReader(media, frame_rate)
+        return PillowReader(media, frame_rate, at_least)
     module, _, reader = DECODERS[_DEFAULT if decoder == "auto" else decoder].partition(":")
     opened: Reader = getattr(importlib.import_module(module), reader)(media)
     return opened

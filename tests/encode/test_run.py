@@ -16,6 +16,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from embedshard.demo import Tree
 from embedshard.encode.clip import ModelOptions, load_encoder, save_random_model
@@ -435,6 +436,25 @@ def test_fast_preprocessing_is_within_its_tolerance_on_real_frames(tmp_path, tin
         cosine = (exact * near).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
         assert cosine.min() >= 0.9999
         assert not np.array_equal(exact, near)
+
+
+def test_fast_preprocessing_of_large_pictures_is_within_its_tolerance(tmp_path, tiny_model, encoder, shared_data):
+    """Mosaics of real pictures, large enough to be decoded at a half and a quarter of their size."""
+    pictures = [Image.open(path) for path in sorted((shared_data / "images").glob("c[or]_*.jpg"))]
+    (tmp_path / "raw").mkdir()
+    for number, (width, height) in enumerate(((2000, 1900), (2600, 2000), (4200, 3700))):
+        mosaic = Image.new("RGB", (width, height))
+        places = [(x, y) for y in range(0, height, 320) for x in range(0, width, 400)]
+        for turn, place in enumerate(places):
+            mosaic.paste(pictures[turn % len(pictures)], place)
+        mosaic.save(tmp_path / f"raw/{number}.jpg", quality=92)
+    fast = load_encoder(ModelOptions(str(tiny_model), device="cpu", preprocess="fast"))
+    rows = manifest(tmp_path, [sample(f"{number}.jpg") for number in range(3)])
+    for name, model in (("exact", encoder), ("fast", fast)):
+        encode(rows, tmp_path / name, model, OPTIONS)
+    for path in (tmp_path / "exact").glob("*/*.npy"):
+        exact, near = np.load(path)[0], np.load(tmp_path / "fast" / path.relative_to(tmp_path / "exact"))[0]
+        assert exact @ near / np.linalg.norm(exact) / np.linalg.norm(near) >= 0.9999
 
 
 def test_a_media_that_fails_in_the_middle_keeps_the_windows_that_it_gave(tmp_path, encoder, monkeypatch):

@@ -5,7 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from embedshard.frames import FrameError, Sampling, open_reader
 from embedshard.frames.pillow import EXTENSIONS
@@ -125,3 +125,60 @@ def test_a_picture_cut_off_is_reported_not_padded(tmp_path):
     reader = open_reader(tmp_path / "x.jpg", "image")
     assert list(reader.read(Sampling("fps").choose(reader.timeline))) == []
     assert "truncated" in reader.warnings[0]
+
+
+# -- JPEG: simplejpeg in Pillow's place
+
+
+def pillows(media) -> np.ndarray:
+    with Image.open(media) as picture:
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def scene(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(97, 61), (64, 48), (1, 1), (17, 400)])
+@pytest.mark.parametrize("options", [{"subsampling": 2}, {"subsampling": 0}, {"subsampling": 1, "progressive": True}])
+def test_a_jpegs_pixels_are_pillows(tmp_path, mode, size, options):
+    scene(*size).convert(mode).save(tmp_path / "x.jpg", quality=85, **options)
+    assert np.array_equal(only_frame(tmp_path / "x.jpg"), pillows(tmp_path / "x.jpg"))
+    data = io.BytesIO((tmp_path / "x.jpg").read_bytes())
+    assert np.array_equal(only_frame(data), pillows(tmp_path / "x.jpg"))
+
+
+def test_rgb_without_conversion_and_every_orientation(tmp_path):
+    scene(50, 30).save(tmp_path / "rgb.jpg", keep_rgb=True)
+    assert np.array_equal(only_frame(tmp_path / "rgb.jpg"), pillows(tmp_path / "rgb.jpg"))
+    for orientation in range(9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        scene(50, 30).save(tmp_path / "x.jpg", exif=exif)
+        assert np.array_equal(only_frame(tmp_path / "x.jpg"), pillows(tmp_path / "x.jpg")), orientation
+
+
+def test_real_jpegs_are_pillows_damaged_ones_too(shared_data):
+    for path in sorted((shared_data / "images").glob("*.jpg")):
+        assert np.array_equal(only_frame(path), pillows(path)), path.name
+
+
+def test_a_cut_off_jpeg_is_no_frame_but_a_warning(tmp_path):
+    data = io.BytesIO()
+    scene(300, 200).save(data, "JPEG")
+    reader = open_reader(io.BytesIO(data.getvalue()[:3000]), "image")
+    assert list(reader.read(np.array([0]))) == []
+    assert "truncated" in reader.warnings[0]
+
+
+def test_a_jpeg_far_larger_than_needed_is_decoded_smaller(tmp_path):
+    scene(1601, 1203).save(tmp_path / "x.jpg")
+    shapes = {}
+    for at_least in (0, 1203, 602, 601, 300, 150, 100):
+        reader = open_reader(tmp_path / "x.jpg", "image", at_least=at_least)
+        shapes[at_least] = next(reader.read(np.array([0])))[1].shape[:2]
+    full, half, quarter, eighth = (1203, 1601), (602, 801), (301, 401), (151, 201)
+    assert shapes == {0: full, 1203: full, 602: full, 601: half, 300: quarter, 150: eighth, 100: eighth}
