@@ -110,12 +110,14 @@ class PyavReader:
         seeks = self._container.format.name in _INDEXED
         if not seeks or runs[0].key < 0:
             self._reopen()
-        packets, place = packets_of(self._container, self._stream, []), 0 if not seeks else -_WORTH_A_SEEK
+        packets: Iterator[av.Packet[VideoStream]] = packets_of(self._container, self._stream, [])
+        place = -_WORTH_A_SEEK if seeks else 0
         for run in runs:
             if seeks and run.key >= 0 and run.first - place >= _WORTH_A_SEEK:
-                if not self._seek(run.key):
+                found = self._seek(run.key)
+                if found is None:
                     return
-                packets = packets_of(self._container, self._stream, [])
+                packets = found
             place = run.last
             yield from self._decode_run(run, packets, missing)
 
@@ -154,15 +156,22 @@ class PyavReader:
     def _key_stamp(self, run: Run) -> int | None:
         return int(self._index.keys.stamps[run.key]) if run.key >= 0 else None
 
-    def _seek(self, key: int) -> bool:
-        """Go to a keyframe or one before it; tells whether the container can."""
-        keys = self._index.keys
-        matroska = self._container.format.name.startswith("matroska")
-        try:
-            self._container.seek(int(keys.stamps[key] if matroska else keys.dts[key]), stream=self._stream)
-        except av.FFmpegError:
-            return False
-        return True
+    def _seek(self, key: int) -> Iterator[av.Packet[VideoStream]] | None:
+        """Go to a keyframe, or one before it, and give the packets from there on; None where the container cannot.
+
+        FFmpeg takes a time of showing or of decoding, by the container and what its file says of the first frame.
+        """
+        stamp, dts = int(self._index.keys.stamps[key]), int(self._index.keys.dts[key])
+        for target in (stamp, dts):
+            try:
+                self._container.seek(target, stream=self._stream)
+            except av.FFmpegError:
+                return None
+            packets = packets_of(self._container, self._stream, [])
+            first = next(packets, None)
+            if first is not None and first.pts is not None and first.pts <= stamp:
+                return itertools.chain([first], packets)
+        return None
 
     def _from_the_beginning(self, missing: dict[int, int]) -> Iterator[tuple[int, Pixels]]:
         """Decode the file from its beginning and yield the frames that are in `missing`, taking them out."""
