@@ -45,6 +45,7 @@ HEAVY = {
         "encode/resize.py",
         "encode/batch.py",
         "encode/pipeline.py",
+        "frames/colour.py",
         "frames/torchcodec.py",
         "load/collate.py",
         "load/pipeline.py",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from embedshard.encode.profile import Profile
 from embedshard.frames import Pixels
+from embedshard.frames.colour import Matrix, rgb
 from embedshard.frames.plan import Indices
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Batcher:
         self._owners: list[tuple[int, Indices]] = []
         self._launched: deque[_Launched] = deque()
 
-    def add(self, owner: int, rows: Indices, pixels: Pixels, whole: bool = False) -> Iterator[Embedded]:
+    def add(
+        self, owner: int, rows: Indices, pixels: Pixels, whole: bool = False, matrix: Matrix | None = None
+    ) -> Iterator[Embedded]:
         """Add frames, of which a copy is taken; yields what has come back meanwhile.
 
         Args:
@@ -61,11 +64,12 @@ class Batcher:
             rows: (n,) which frames of it they are.
             pixels: (n, height, width, 3) RGB.
             whole: Whether they still have to be shrunk.
+            matrix: Given for planes (n, height * 3 / 2, width) that have to be made RGB first.
 
         Yields:
             Owner, rows (m,) and embeddings (m, embed_dim).
         """
-        frames = self._stage.frames(pixels, whole, self._profile)
+        frames = self._stage.frames(pixels, whole, matrix, self._profile)
         while len(rows):
             taken = min(self.room, len(rows))
             self._stage.put(self._filled, frames[:taken])
@@ -118,7 +122,7 @@ class _Stage:
         self._encoder = encoder
         self._batch = torch.zeros((encoder.batch_size, *encoder.preprocess.size, 3), dtype=torch.uint8)
 
-    def frames(self, pixels: Pixels, whole: bool, profile: Profile) -> torch.Tensor:
+    def frames(self, pixels: Pixels, whole: bool, matrix: Matrix | None, profile: Profile) -> torch.Tensor:
         """Give frames as a tensor, shrunk."""
         import torch
 
@@ -126,7 +130,7 @@ class _Stage:
         if not whole:
             return frames
         with profile.spent("preprocess"):
-            return self._encoder.shrink(frames)
+            return self._encoder.shrink(rgb(frames, matrix) if matrix else frames)
 
     def put(self, at: int, frames: torch.Tensor) -> None:
         """Put frames into the batch from a place on."""
@@ -157,13 +161,15 @@ class _CudaStage:
         self._runs = [_graph(encoder, batch, self._running) for batch in batches]
         self._batches, self._current = batches, 0
 
-    def frames(self, pixels: Pixels, whole: bool, profile: Profile) -> torch.Tensor:
+    def frames(self, pixels: Pixels, whole: bool, matrix: Matrix | None, profile: Profile) -> torch.Tensor:
         """Give frames as a tensor on the device, shrunk; the copy runs while the next frames are fetched."""
         import torch
 
         with self._cuda.stream(self._copying):
             frames = torch.from_numpy(pixels).pin_memory().to(self._device, non_blocking=True)
-            return self._encoder.shrink(frames) if whole else frames
+            if not whole:
+                return frames
+            return self._encoder.shrink(rgb(frames, matrix) if matrix else frames)
 
     def put(self, at: int, frames: torch.Tensor) -> None:
         """Put frames into the batch from a place on."""

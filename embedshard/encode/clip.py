@@ -105,6 +105,11 @@ class ClipEncoder:
         """Whether it takes whole frames: a GPU shrinks exactly, the CPU only fast; else the decode workers shrink."""
         return self.device.startswith("cuda") or (self._fast and self.device == "cpu")
 
+    @property
+    def converts(self) -> bool:
+        """Whether it makes RGB of planes too."""
+        return self.device.startswith("cuda")
+
     def shrink(self, frames: torch.Tensor) -> torch.Tensor:
         """Shrink whole frames (n, height, width, 3) uint8 on the device to the model's size."""
         return self.preprocess.shrink_on_device(frames, self._fast)

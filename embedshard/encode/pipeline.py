@@ -131,9 +131,10 @@ class Pipeline:
         self._geometries = tuple(dict.fromkeys(geometries))
         self._layer = [self._geometries.index(geometry) for geometry in geometries]
         whole = all(encoder.shrinks for encoder in encoders)
+        planes = whole and all(encoder.converts for encoder in encoders)
         fast = all(encoder.setting["preprocess"] == "fast" for encoder in encoders)
         self._decoding = DecodeOptions(
-            options.sampling, self._geometries, whole, fast, options.decoder, options.timeout
+            options.sampling, self._geometries, whole, planes, fast, options.decoder, options.timeout
         )
         self._batchers = [Batcher(encoder, profile) for encoder in encoders]
         self._media: dict[int, _Media] = {}
@@ -202,7 +203,7 @@ class Pipeline:
         if not needed.all():
             rows, pixels = rows[needed], pixels[needed]
         media.out += len(rows)
-        return self._batchers[output].add(media.work.number, rows, pixels, frames.whole)
+        return self._batchers[output].add(media.work.number, rows, pixels, frames.whole, frames.matrix)
 
     def _put_back(self, output: int, results: Iterable[tuple[int, Indices, npt.NDArray[np.float32]]]) -> None:
         for number, rows, embeddings in results:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from embedshard.encode.profile import Profile
 from embedshard.encode.slots import Slots
 from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels, Sampling, Timeline, open_reader
+from embedshard.frames.colour import Matrix, Planes, rgb
 from embedshard.frames.plan import Indices
 
 __all__ = [
@@ -65,6 +66,7 @@ class DecodeOptions:
         sampling: Which frames.
         shrink: What the models want of a frame, without their colours; models that want the same share an entry.
         whole: Whether frames are sent as they are (those that fit), to be shrunk on the device.
+        planes: Whether these may be planes, for the device to make RGB of them.
         fast: Whether a JPEG far larger than the models want may be decoded smaller.
         decoder: `auto` or a name in `frames.DECODERS`.
         timeout: Seconds without a frame after which a media is given up, 0 for none.
@@ -73,6 +75,7 @@ class DecodeOptions:
     sampling: Sampling
     shrink: tuple[Preprocess, ...]
     whole: bool = False
+    planes: bool = False
     fast: bool = False
     decoder: str = "auto"
     timeout: float = 300.0
@@ -119,12 +122,14 @@ class Frames:
         layers: Arrays (n, height, width, 3): one of whole frames, or a shrunk one for each entry of `Job.shrink`. They
             are good until `release` is called, which has to be.
         whole: Whether the frames are whole.
+        matrix: That of whole frames that are planes (n, height * 3 / 2, width).
         release: Gives the memory back.
     """
 
     rows: Indices
     layers: list[Pixels]
     whole: bool = False
+    matrix: Matrix | None = None
     release: Callable[[], None] = lambda: None
 
 
@@ -145,29 +150,37 @@ class Failed:
 Message: TypeAlias = Opened | Frames | Done | Failed
 
 
+class _Layers(NamedTuple):
+    """A frame as it is sent: whole, or shrunk for each model."""
+
+    pixels: list[Pixels]
+    whole: bool = False
+    matrix: Matrix | None = None
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What frames of one chunk have in common."""
+        return self.whole, self.matrix, *(layer.shape for layer in self.pixels)
+
+
 @dataclass
 class _Chunk:
-    """Frames that are not sent yet, by layer."""
+    """Frames of one kind that are not sent yet."""
 
     rows: list[int] = field(default_factory=list)
-    layers: list[list[Pixels]] = field(default_factory=list)
-    whole: bool = False
+    frames: list[_Layers] = field(default_factory=list)
 
-    def fits(self, layers: list[Pixels], whole: bool) -> bool:
+    @property
+    def layers(self) -> list[list[Pixels]]:
+        """The frames by layer."""
+        return [list(layer) for layer in zip(*(frame.pixels for frame in self.frames), strict=True)]
+
+    def fits(self, frame: _Layers) -> bool:
         """Tell whether another frame may join."""
         if not self.rows:
             return True
-        same = whole == self.whole and all(a[0].shape == b.shape for a, b in zip(self.layers, layers, strict=True))
-        size = sum(layer.nbytes for layer in layers)
-        return same and len(self.rows) < _CHUNK and size * (len(self.rows) + 1) <= _CHUNK_BYTES
-
-    def add(self, row: int, layers: list[Pixels], whole: bool) -> None:
-        """Take a frame."""
-        self.rows.append(row)
-        self.layers = self.layers or [[] for _ in layers]
-        self.whole = whole
-        for layer, pixels in zip(self.layers, layers, strict=True):
-            layer.append(pixels)
+        size = sum(layer.nbytes for layer in frame.pixels) * (len(self.rows) + 1)
+        return frame.kind == self.frames[0].kind and len(self.rows) < _CHUNK and size <= _CHUNK_BYTES
 
 
 class Decoder:
@@ -206,7 +219,7 @@ class Decoder:
         with self._profile.spent("decode"):
             media = self._opener.open(job.media, Path(job.root))
             at_least = _OVERSIZE * max(max(wanted.size) for wanted in options.shrink) if options.fast else 0
-            reader = open_reader(media, job.kind, options.decoder, job.frame_rate, at_least)
+            reader = open_reader(media, job.kind, options.decoder, job.frame_rate, at_least, options.planes)
         with contextlib.closing(reader):
             sampling = options.sampling if job.kind != "image" else _ONE_FRAME
             chosen = [_choose(reader.timeline, sampling, window) for window in job.windows]
@@ -222,11 +235,12 @@ class Decoder:
         chunk = _Chunk()
         try:
             for index, frame in self._timed(frames):
-                layers, whole = self._layers(frame, job)
-                if not chunk.fits(layers, whole):
+                layers = self._layers(frame, job)
+                if not chunk.fits(layers):
                     yield chunk
                     chunk = _Chunk()
-                chunk.add(int(np.searchsorted(wanted, index)), layers, whole)
+                chunk.rows.append(int(np.searchsorted(wanted, index)))
+                chunk.frames.append(layers)
         except Exception:
             if chunk.rows:
                 yield chunk
@@ -243,16 +257,20 @@ class Decoder:
             self._alive()
             yield item
 
-    def _layers(self, frame: Any, job: Job) -> tuple[list[Pixels], bool]:
+    def _layers(self, frame: Any, job: Job) -> _Layers:
         """Shrink a frame for all that want it, unless the device does."""
+        if isinstance(frame, Planes):
+            if frame.pixels.nbytes <= Slots.size:
+                return _Layers([frame.pixels], True, frame.matrix)
+            frame = rgb(frame.pixels[None], frame.matrix)[0]
         on_device = not isinstance(frame, np.ndarray)
         if self._options.whole and not on_device and frame.nbytes <= Slots.size:
-            return [frame], True
+            return _Layers([frame], True)
         with self._profile.spent("preprocess"):
             wanted = [self._options.shrink[number] for number in job.shrink]
             if on_device:
-                return [p.shrink_on_device(frame[None], fast=False)[0].cpu().numpy() for p in wanted], False
-            return [preprocess.shrink(frame) for preprocess in wanted], False
+                return _Layers([p.shrink_on_device(frame[None], fast=False)[0].cpu().numpy() for p in wanted])
+            return _Layers([preprocess.shrink(frame) for preprocess in wanted])
 
 
 def decoded(
@@ -308,7 +326,8 @@ def _decoded_here(jobs: Iterable[Job], options: DecodeOptions, profile: Profile)
             for part in decoder.decode(job):
                 if isinstance(part, _Chunk):
                     rows = np.array(part.rows, np.int64)
-                    yield job.number, Frames(rows, [np.stack(layer) for layer in part.layers], part.whole)
+                    layers = [np.stack(layer) for layer in part.layers]
+                    yield job.number, Frames(rows, layers, *part.frames[0][1:])
                 else:
                     yield job.number, part
 
@@ -398,8 +417,8 @@ class _Worker:
         if not isinstance(content, tuple):
             message: Message | None = content
             return message
-        rows, number, shapes, whole = content
-        return Frames(rows, self._slots.views(number, shapes), whole, self._slots.give_back)
+        rows, number, shapes, whole, matrix = content
+        return Frames(rows, self._slots.views(number, shapes), whole, matrix, self._slots.give_back)
 
     def _start(self) -> None:
         self._slots = Slots()
@@ -463,7 +482,7 @@ def work(connection: int, memory: int, free: int) -> None:
                     break
                 content: Any = part
                 if isinstance(part, _Chunk):
-                    content = (np.array(part.rows, np.int64), *slots.fill(part.layers), part.whole)
+                    content = (np.array(part.rows, np.int64), *slots.fill(part.layers), *part.frames[0][1:])
                 main.send((content, profile.drain()))
 
 

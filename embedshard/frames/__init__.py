@@ -55,7 +55,8 @@ class Reader(Protocol):
 
         Yields:
             Index and frame (height, width, 3), RGB, as it is to be seen (rotation applied); with `nvdec` a uint8
-            tensor on the device. A frame that does not decode is left out, with a warning.
+            tensor on the device; with `open_reader(planes=True)` perhaps `colour.Planes`. A frame that does not
+            decode is left out, with a warning.
         """
         ...
 
@@ -65,7 +66,12 @@ class Reader(Protocol):
 
 
 def open_reader(
-    media: Path | BinaryIO, kind: str, decoder: str = "auto", frame_rate: float = 1.0, at_least: int = 0
+    media: Path | BinaryIO,
+    kind: str,
+    decoder: str = "auto",
+    frame_rate: float = 1.0,
+    at_least: int = 0,
+    planes: bool = False,
 ) -> Reader:
     """Open a media.
 
@@ -75,6 +81,7 @@ def open_reader(
         decoder: A name that `require_decoder` has passed; pictures and animated GIFs always go through Pillow.
         frame_rate: Frames per second of a folder of pictures.
         at_least: Pixels that the short side of a JPEG must keep; a far larger one may then be decoded smaller. 0: all.
+        planes: Whether a frame may be `colour.Planes`, for RGB to be made elsewhere.
 
     Raises:
         FrameError: It has no frame that could be shown.
@@ -84,7 +91,8 @@ def open_reader(
 
         return PillowReader(media, frame_rate, at_least)
     module, _, reader = DECODERS[_DEFAULT if decoder == "auto" else decoder].partition(":")
-    opened: Reader = getattr(importlib.import_module(module), reader)(media)
+    make = getattr(importlib.import_module(module), reader)
+    opened: Reader = make(media, planes=True) if planes and reader == "PyavReader" else make(media)
     return opened
 
 

@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from embedshard.frames import FrameError, Pixels
+from embedshard.frames.colour import Planes, planes_of
 from embedshard.frames.index import index_of, packets_of
 from embedshard.frames.mp4 import SampleTables, read_sample_tables
 from embedshard.frames.plan import Indices, Run, plan_runs
@@ -46,8 +47,9 @@ class PyavReader:
         container: FFmpeg's name of the format.
     """
 
-    def __init__(self, media: Path | BinaryIO) -> None:
-        self._media = media
+    def __init__(self, media: Path | BinaryIO, planes: bool = False) -> None:
+        """Open a file; with `planes`, frames that can be made RGB elsewhere to the same bits are given as `Planes`."""
+        self._media, self._planes = media, planes
         tables, size = _read_tables(media)
         self._container = self._open()
         try:
@@ -67,7 +69,7 @@ class PyavReader:
         """Close the file."""
         self._container.close()
 
-    def read(self, wanted: Indices) -> Iterator[tuple[int, Pixels]]:
+    def read(self, wanted: Indices) -> Iterator[tuple[int, Pixels | Planes]]:
         """Decode the wanted frames; see `Reader.read`."""
         missing = {int(self._index.stamps[index]): int(index) for index in wanted}
         if not self._index.in_order:
@@ -102,7 +104,7 @@ class PyavReader:
         self._container = self._open()
         self._stream = self._video_stream()
 
-    def _by_runs(self, wanted: Indices, missing: dict[int, int]) -> Iterator[tuple[int, Pixels]]:
+    def _by_runs(self, wanted: Indices, missing: dict[int, int]) -> Iterator[tuple[int, Pixels | Planes]]:
         """Decode what is planned and yield the frames whose stamps are in `missing`, taking them out."""
         index = self._index
         key = np.searchsorted(index.keys.stamps, index.stamps[wanted], side="right") - 1
@@ -123,7 +125,7 @@ class PyavReader:
 
     def _decode_run(
         self, run: Run, packets: Iterator[av.Packet[VideoStream]], missing: dict[int, int]
-    ) -> Iterator[tuple[int, Pixels]]:
+    ) -> Iterator[tuple[int, Pixels | Planes]]:
         """Decode a run; one that does not begin with a true keyframe (but with a recovery point, say) is given up."""
         key = self._key_stamp(run)
         with contextlib.closing(self._frames_of(run, packets)) as frames:
@@ -131,7 +133,7 @@ class PyavReader:
                 if frame.pts == key and frame.pict_type != PictureType.I:
                     return
                 if frame.pts in missing:
-                    yield missing.pop(frame.pts), _pixels(frame, self._reformatter)
+                    yield missing.pop(frame.pts), self._pixels(frame)
 
     def _frames_of(self, run: Run, packets: Iterator[av.Packet[VideoStream]]) -> Generator[av.VideoFrame]:
         """Feed the packets of a run and take all frames out, so that the decoder is as new."""
@@ -153,6 +155,13 @@ class PyavReader:
         finally:
             context.flush_buffers()
 
+    def _pixels(self, frame: av.VideoFrame) -> Pixels | Planes:
+        """Convert to RGB and turn by the display matrix."""
+        turns = round(frame.rotation / 90) % 4
+        if self._planes and not turns and (planes := planes_of(frame)):
+            return planes
+        return np.ascontiguousarray(np.rot90(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), turns))
+
     def _key_stamp(self, run: Run) -> int | None:
         return int(self._index.keys.stamps[run.key]) if run.key >= 0 else None
 
@@ -173,7 +182,7 @@ class PyavReader:
                 return itertools.chain([first], packets)
         return None
 
-    def _from_the_beginning(self, missing: dict[int, int]) -> Iterator[tuple[int, Pixels]]:
+    def _from_the_beginning(self, missing: dict[int, int]) -> Iterator[tuple[int, Pixels | Planes]]:
         """Decode the file from its beginning and yield the frames that are in `missing`, taking them out."""
         self._reopen()
         context, in_order = self._stream.codec_context, self._index.in_order
@@ -186,7 +195,7 @@ class PyavReader:
                 for frame in packet.decode():
                     stamp = next(order) if in_order else frame.pts
                     if stamp in missing:
-                        yield missing.pop(stamp), _pixels(frame, self._reformatter)
+                        yield missing.pop(stamp), self._pixels(frame)
             if not missing:
                 return
 
@@ -223,12 +232,6 @@ def _read_tables(media: Path | BinaryIO) -> tuple[dict[int, SampleTables], int]:
             return read_sample_tables(file), file.seek(0, os.SEEK_END)
     except OSError as error:
         raise FrameError(f"not a media file that FFmpeg can open: {_text(error)}") from error
-
-
-def _pixels(frame: av.VideoFrame, reformatter: VideoReformatter) -> Pixels:
-    """Convert to RGB and turn by the display matrix."""
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), turns))
 
 
 def _text(error: Exception) -> str:

@@ -54,6 +54,19 @@ def raw_tree(folder: Path, videos: int = 4) -> list[Sample]:
     return [sample(name, "val" if number == 1 else "train") for number, name in enumerate(names)]
 
 
+def make_clip(path: Path, size: tuple[int, int]) -> None:
+    """Write a second of noise."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for _ in range(10):
+            coarse = rng.integers(0, 255, (size[1] // 4, size[0] // 4, 3), np.uint8)
+            frame = np.kron(coarse, np.ones((4, 4, 1), np.uint8))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Give all files but `dataset.json`, which names the manifest and its place."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "dataset.json"]
@@ -423,6 +436,25 @@ def test_two_models_in_one_run_give_what_each_gives_alone(tmp_path, encoder):
     assert small.done == other.done == 0
     for name in ("small", "large"):
         assert contents(tmp_path / f"both-{name}") == contents(tmp_path / f"alone-{name}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_gpu_does_with_whole_frames_gives_the_same_bytes(tmp_path, encoder, monkeypatch, workers):
+    """Colours and sizes made on the device: the same arithmetic on the CPU, to the same bits as in the workers."""
+    samples = raw_tree(tmp_path)
+    for number, size in enumerate(((340, 256), (180, 320))):
+        make_clip(tmp_path / f"raw/large{number}.mp4", size)
+    rows = manifest(tmp_path, [*samples, sample("large0.mp4"), sample("large1.mp4")])
+    encode(rows, tmp_path / "workers", encoder, OPTIONS)
+    whole = []
+    real = type(encoder).shrink
+    monkeypatch.setattr(type(encoder), "shrinks", True)
+    monkeypatch.setattr(type(encoder), "converts", True)
+    monkeypatch.setattr(type(encoder), "shrink", lambda self, frames: whole.append(frames.shape) or real(self, frames))
+    report = encode(rows, tmp_path / "device", encoder, replace(OPTIONS, workers=workers))
+    assert report.done == 9
+    assert {shape[1:] for shape in whole} >= {(256, 340, 3), (320, 180, 3)}
+    assert contents(tmp_path / "device") == contents(tmp_path / "workers")
 
 
 def test_fast_preprocessing_is_within_its_tolerance_on_real_frames(tmp_path, tiny_model, encoder, shared_data):
