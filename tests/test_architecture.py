@@ -35,6 +35,18 @@ ARROWS = {
     "shard": {"processed", "sample", "distinct", "store", "engine"},
     "check": {"processed", "shard", "sample", "distinct", "store"},
     "load": {"shard"},
+    "compat": {
+        "address",
+        "distinct",
+        "encode",
+        "frames",
+        "manifest",
+        "processed",
+        "sample",
+        "shard",
+        "sources",
+        "store",
+    },
     "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
 }
 HEAVY = {
@@ -54,6 +66,9 @@ HEAVY = {
     "decord": {"frames/decord.py"},
     "torchcodec": {"frames/torchcodec.py"},
 }
+
+
+OTHERS_SIGNATURES = {"compat/__init__.py:clip_video_encode"}  # functions whose arguments another tool has laid down
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -117,7 +132,7 @@ def test_bodies_have_at_most_40_lines_and_6_arguments():
         lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
         given = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
         assert lines <= 40, f"{name}: {lines} lines"
-        assert len(given) <= 6, f"{name}: {len(given)} arguments"
+        assert len(given) <= 6 or name in OTHERS_SIGNATURES, f"{name}: {len(given)} arguments"
 
 
 def test_help_is_there_at_once():

@@ -20,6 +20,7 @@ __all__ = [
     "ANOTHER_MEDIA",
     "MISSING_MEDIA",
     "NO_CAPTION",
+    "REMOTE_MEDIA",
     "TABLE_EXTENSIONS",
     "UNREADABLE",
     "entries",
@@ -40,6 +41,7 @@ __all__ = [
 
 MISSING_MEDIA = "missing media"
 NO_CAPTION = "no caption"
+REMOTE_MEDIA = "remote media (download it first, for instance with video2dataset)"
 UNREADABLE = "an entry without the fields that it should have"
 ANOTHER_MEDIA = "another media file of the same name is used"
 

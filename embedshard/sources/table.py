@@ -17,6 +17,7 @@ from embedshard.sample import SPLITS, Kind, LeftOut, Media, Sample, make_key, me
 from embedshard.sources import Options, Source, option, tree_error
 from embedshard.sources._read import (
     MISSING_MEDIA,
+    REMOTE_MEDIA,
     TABLE_EXTENSIONS,
     json_safe,
     media_root,
@@ -183,7 +184,7 @@ class _Reader:
 
 def _kind(given: str, path: str) -> Kind | str:
     if "://" in given:
-        return "remote media (download it first, for instance with video2dataset)"
+        return REMOTE_MEDIA
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):

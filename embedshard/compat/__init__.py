@@ -1,0 +1,217 @@
+"""clip-video-encode's own function, by this package's readers, encoder and resume.
+
+May import everything but `cli`: it is a second front door for scripts that were written for clip-video-encode 1.3.0 or
+the head of its repository.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from embedshard.compat.inputs import InputOptions, Source
+from embedshard.compat.job import Report, Request, run
+from embedshard.encode.clip import ModelOptions, brings_weights, device_names
+from embedshard.errors import InputError
+from embedshard.frames import Sampling
+
+__all__ = ["Report", "clip_video_encode"]
+
+_MODEL, _TAG, _SIZE = "ViT-B-32", "laion2b_s34b_b79k", 224
+_PASSED = frozenset(("mp4", "txt", "json"))
+_LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
+_RANK = ("RANK", "PMI_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+_RANKS = ("WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def clip_video_encode(
+    src: Source,
+    dest: str | Path = "",
+    output_format: str = "files",
+    take_every_nth: int = 1,
+    *others: object,
+    target_fps: float | str | Fraction = -1,
+    input_format: str = "table",
+    frame_workers: int = 1,
+    frame_memory_size: float = 4,
+    metadata_columns: str | Sequence[str] = "",
+    use_dst_name: bool = False,
+    distribute: str = "none",
+    oom_shard_count: int | None = None,
+    oc_model_name: str = _MODEL,
+    model_name: str = _MODEL,
+    pretrained: str = _TAG,
+    captioning_strategy: str = "none",
+    frame_tokenization_strategy: str = "none",
+    generated_caption_key: str = "generated_caption",
+    pass_through_keys: str | Sequence[str] = "mp4,txt,json",
+    caption_similarity: bool = False,
+    img_size: int = _SIZE,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Report:
+    """Encode the frames of videos as clip-video-encode does, with the right colours and nothing lost.
+
+    It takes the arguments of its release 1.3.0 and of the head of its repository, and two of its own, `device` and
+    `dtype`. It writes the same files, `dest` being a folder:
+
+    - `files`: `<name>.npy` (frames, embed_dim), `<name>.json` with the metadata columns (`{}` without any), and
+      `<name>.txt` in place of the column `caption` if that is one of them. The name is `videoID`, else the number of
+      the row from 0, or with `use_dst_name` that of the video. For an id that can name no file it is
+      `sample.make_key(id)`.
+    - `webdataset`: the same as samples of tars. Of a table, `000000000.tar` and on, for 10000 rows each; of input
+      tars, `00012_clip_embeddings.tar` for `00012.tar`, with the members that `pass_through_keys` names.
+
+    Frames are those shown at their true times: an edit list is honoured, every n-th frame is counted among those shown,
+    and `target_fps` may be a fraction. They are preprocessed as open_clip does and the embeddings are not scaled.
+
+    Every row ends as a sample or as a line of `dest/_embedshard/failed.jsonl`, of which a warning tells; the counts are
+    in `summary.json` beside it. The same call again tries what failed, and goes on where one that was stopped had come;
+    what is there is not done again. A folder keeps to one setting of the model.
+
+    Args:
+        src: A video, a list of them, a `.txt` with one a line, a `.csv` or `.parquet` with the columns `videoLoc`,
+            `videoID` and any others; for `webdataset` input a tar, a pattern such as `{00000..00012}.tar`, or a list.
+            Media are not downloaded: rows with a URL fail.
+        dest: A folder on a disk; it is made. "" is the current one.
+        output_format: `files` or `webdataset`.
+        take_every_nth: Every n-th frame; 1 as in the release (25 at the head).
+        others: None: after the fourth, release and head do not have the same order; name the rest.
+        target_fps: Frames per second, in place of `take_every_nth`; -1 for none.
+        input_format: `table` or `webdataset`.
+        frame_workers: Decode processes; 0 decodes in this one.
+        frame_memory_size: Any; frames are streamed in little memory.
+        metadata_columns: Columns for the json, with commas between or as a list.
+        use_dst_name: Name files by the videos; two videos of one name are an error.
+        distribute: `none`, or `slurm` to do the part of `src` that the ranks in the environment say (also those of MPI
+            and torchrun), on the GPU of the local rank.
+        oom_shard_count: Digits of a tar's name; None for those of clip-video-encode: 9 of a table, 5 of tars.
+        oc_model_name: As `model_name`, which it is called in the release.
+        model_name: Name of an open_clip model, `hf-hub:ORG/NAME`, or a folder with a model.
+        pretrained: Tag of its weights or a checkpoint file; the default counts only for models that need one.
+        captioning_strategy: `none`. Captions are generated by `embedshard caption`.
+        frame_tokenization_strategy: `none`. There are no VQGAN tokens.
+        generated_caption_key: Of no effect without captions.
+        pass_through_keys: Any of `mp4` (the videos themselves), `txt`, `json`, of input tars.
+        caption_similarity: Put the cosine of every frame and the caption into the json as `clip_frame_similarity`;
+            null where there is no caption.
+        img_size: 224 or the model's own size, which is always the one that is used.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `float16` or `float32`, of the arrays; `auto` is float16 on CUDA and else float32, as clip-video-encode.
+
+    Returns:
+        The counts.
+
+    Raises:
+        InputError: An argument or the input is wrong, two videos have one name, `dest` holds files that this
+            function did not write or was begun with another setting, or not one video could be encoded.
+    """
+    if others:
+        raise InputError(
+            f"expected at most 4 arguments without a name, found {4 + len(others)}: the fifth is frame_workers in "
+            f"clip-video-encode 1.3.0 and target_fps at the head; write frame_workers=... or target_fps=..."
+        )
+    _check_strategies(captioning_strategy, frame_tokenization_strategy)
+    local, rank, ranks = _world(distribute)
+    options = InputOptions(
+        columns=_columns(metadata_columns),
+        use_stem=use_dst_name,
+        in_tar=_one_of("output_format", output_format, ("files", "webdataset")) == "webdataset",
+        needs_caption=caption_similarity,
+        passed=_passed(pass_through_keys),
+        digits=_whole("oom_shard_count", oom_shard_count, 1) if oom_shard_count is not None else None,
+        rank=rank,
+        ranks=ranks,
+    )
+    request = Request(
+        src,
+        _one_of("input_format", input_format, ("table", "webdataset")),
+        options,
+        dest=_folder(dest),
+        sampling=_sampling(take_every_nth, target_fps),
+        model=_model(oc_model_name, model_name, pretrained, _device(device, distribute, local)),
+        workers=_whole("frame_workers", frame_workers, 0),
+        dtype=_one_of("dtype", dtype, ("auto", "float16", "float32")),
+        image_size=None if img_size == _SIZE else img_size,
+        similarity=caption_similarity,
+    )
+    return run(request)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InputError(f"{name}: expected {' or '.join(known)}, found {value!r}")
+    return value
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: expected a whole number from {least}, found {value!r}")
+    return value
+
+
+def _check_strategies(captioning: str, tokenization: str) -> None:
+    if captioning != "none":
+        raise InputError(
+            f"captioning_strategy={captioning!r}: captions are generated beforehand, by: embedshard caption INPUT OUT "
+            "--model coca_ViT-B-32 --pretrained mscoco_finetuned_laion2b_s13b_b90k"
+        )
+    if tokenization != "none":
+        raise InputError(f"frame_tokenization_strategy={tokenization!r}: there are no VQGAN tokens; leave it out")
+
+
+def _columns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Give the columns in clip-video-encode's order: those that every table has come last."""
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else [str(name) for name in given]
+    found = dict.fromkeys(name for name in names if name)
+    return tuple(sorted(found, key=lambda name: name in ("videoID", "videoLoc")))
+
+
+def _passed(given: str | Sequence[str]) -> frozenset[str]:
+    names = {name.strip() for name in (given.split(",") if isinstance(given, str) else given)} - {""}
+    if unknown := sorted(names - _PASSED):
+        raise InputError(f"pass_through_keys: expected mp4, txt or json, found {', '.join(unknown)}")
+    return frozenset(names)
+
+
+def _folder(dest: str | Path | None) -> Path:
+    if dest is None or "://" in str(dest) or str(dest).endswith((".npy", ".tar")):
+        raise InputError(f"dest: expected a folder on a disk (the files are named by the videos), found {dest!r}")
+    return Path(os.path.abspath(dest))
+
+
+def _sampling(every: int, fps: float | str | Fraction) -> Sampling:
+    if fps == -1:
+        return Sampling("every", Fraction(_whole("take_every_nth", every, 1)))
+    try:
+        rate = Fraction(str(fps))
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise InputError(f"target_fps: expected a number or a fraction like 1, 0.5 or '30000/1001', found {fps!r}")
+    return Sampling("fps", rate)
+
+
+def _model(old: str, new: str, pretrained: str, device: str) -> ModelOptions:
+    if _MODEL not in (old, new) and old != new:
+        raise InputError(f"expected one model, found oc_model_name={old!r} and model_name={new!r}; leave one out")
+    name = str(new if old == _MODEL else old)
+    tag = None if pretrained == _TAG and brings_weights(name) else pretrained
+    return ModelOptions(name, tag, device)
+
+
+def _world(distribute: str) -> tuple[int, int, int]:
+    """Give local rank, rank and number of ranks."""
+    if _one_of("distribute", distribute, ("none", "slurm")) == "none":
+        return 0, 0, 1
+    names = ((_LOCAL_RANK, 0), (_RANK, 0), (_RANKS, 1))
+    local, rank, ranks = (int(next((os.environ[v] for v in known if v in os.environ), usual)) for known, usual in names)
+    return local, rank, ranks
+
+
+def _device(wanted: str, distribute: str, local: int) -> str:
+    """Give the device; one of several GPUs goes by the local rank."""
+    names = device_names(wanted) if distribute == "slurm" else [wanted]
+    return names[local % len(names)]
