@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 __all__ = ["make_clip", "make_clips", "make_long"]
 
 RATE = 30
+_OPTIONS = {"libx264": {"preset": "veryfast", "crf": "23"}, "libx265": {"x265-params": "log-level=none"}}
 
 
 def make_clip(path: Path, size: tuple[int, int], seconds: float, seed: int = 0, codec: str = "libx264") -> Path:
@@ -20,8 +21,9 @@ def make_clip(path: Path, size: tuple[int, int], seconds: float, seed: int = 0, 
     width, height = size
     rng = np.random.default_rng(seed)
     scene, noise = _scene(rng, size), rng.integers(0, 9 + seed % 8, (height + 8, width + 8, 1), np.uint8)
-    options = {"preset": "veryfast", "crf": "23"} if codec == "libx264" else {}
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+    options = _OPTIONS.get(codec, {})
+    muxing = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=muxing) as container:
         stream = container.add_stream(codec, rate=RATE, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

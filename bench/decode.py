@@ -127,7 +127,7 @@ def measure(case: Case, who: dict[str, Callable[[Case], None]], rounds: int) -> 
     for name, run in who.items():
         try:
             run(case)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, decord.DECORDError) as error:
             print(f"{case.clip.name}, {case.plan}: {name}: {str(error).strip().splitlines()[0][:80]}")
             continue
         able[name] = lambda run=run: run(case)  # type: ignore[misc]
