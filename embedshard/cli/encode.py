@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedshard.cli.inputs import manifest_of
 from embedshard.cli.progress import bar
 from embedshard.errors import InputError
 
@@ -50,7 +51,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 
 
 @click.command(short_help="Manifest to triples.")
-@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("manifest", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("processed", type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -102,7 +103,10 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.option("--profile", type=click.Path(path_type=Path), help="Write to this JSON where the time went.")
 @click.option("--dry-run", is_flag=True, help="Look at all inputs, measure for some seconds, predict; write nothing.")
 def encode(manifest: Path, processed: Path, **given: Any) -> None:
-    """Encode the samples of MANIFEST into PROCESSED/{train,val,test}/<key>.npy, .txt, .json.
+    """Encode the samples of INPUT into PROCESSED/{train,val,test}/<key>.npy, .txt, .json.
+
+    INPUT is a manifest; or a table of paths and captions (csv, tsv, jsonl, json, parquet) or tars (one, a folder of
+    them, or a pattern like 'tars/{00000..00012}.tar'), of which PROCESSED/samples.parquet is prepared first.
 
     What is there already is not encoded again: after a crash, or when the dataset has grown, run the same command.
     A sample that fails is a line in PROCESSED/failed.jsonl.
@@ -110,9 +114,8 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
     from embedshard.encode.clip import device_names
     from embedshard.encode.pipeline import EncodeOptions, cores
     from embedshard.frames import require_decoder
-    from embedshard.manifest import open_manifest
 
-    opened = open_manifest(manifest)
+    opened = manifest_of(manifest, processed, given["dry_run"])
     sampling = _sampling(given)
     require_decoder(given["decoder"])
     devices = device_names(given["device"])

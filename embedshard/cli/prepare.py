@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedshard.prepare import PrepareReport
     from embedshard.sample import Sample
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "summarise"]
 
 
 @click.command(short_help="Raw tree to manifest.")
@@ -52,7 +52,7 @@ def prepare(source: str, raw: Path, manifest: Path | None, dry_run: bool, **opti
     target = None if dry_run else manifest
     with bar(None, "row") as progress:
         report = run_prepare(get_source(source), raw, target, PrepareOptions(**options), progress.update)
-    _summarise(report)
+    summarise(report)
     if dry_run:
         _show(report.first)
     _echo(f"wrote {manifest}" if target else "dry run: wrote nothing")
@@ -65,7 +65,7 @@ def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
 
 
-def _summarise(report: PrepareReport) -> None:
+def summarise(report: PrepareReport) -> None:
     """Print what went where."""
     columns = ("samples", "media", "captions", "windows", "hours")
     counts = [(split, *(getattr(found, name) for name in columns)) for split, found in report.splits.items()]
