@@ -57,6 +57,7 @@ HEAVY = {
         "encode/resize.py",
         "encode/batch.py",
         "encode/pipeline.py",
+        "encode/worker.py",
         "frames/colour.py",
         "frames/torchcodec.py",
         "load/collate.py",

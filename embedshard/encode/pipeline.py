@@ -134,7 +134,14 @@ class Pipeline:
         planes = whole and all(encoder.converts for encoder in encoders)
         fast = all(encoder.setting["preprocess"] == "fast" for encoder in encoders)
         self._decoding = DecodeOptions(
-            options.sampling, self._geometries, whole, planes, fast, options.decoder, options.timeout
+            options.sampling,
+            self._geometries,
+            whole,
+            planes,
+            fast,
+            options.decoder,
+            options.timeout,
+            encoders[0].device,
         )
         self._batchers = [Batcher(encoder, profile) for encoder in encoders]
         self._media: dict[int, _Media] = {}

@@ -70,6 +70,7 @@ class DecodeOptions:
         fast: Whether a JPEG far larger than the models want may be decoded smaller.
         decoder: `auto` or a name in `frames.DECODERS`.
         timeout: Seconds without a frame after which a media is given up, 0 for none.
+        device: Where the model runs; a decoder on the GPU works there too.
     """
 
     sampling: Sampling
@@ -79,6 +80,7 @@ class DecodeOptions:
     fast: bool = False
     decoder: str = "auto"
     timeout: float = 300.0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not 0 <= self.timeout < threading.TIMEOUT_MAX:
@@ -198,6 +200,10 @@ class Decoder:
         self._options, self._alive = options, alive
         self._profile = profile or Profile()
         self._opener = AddressOpener(alive)
+        if options.decoder == "nvdec" and options.device.startswith("cuda:"):
+            import torch
+
+            torch.cuda.set_device(options.device)
 
     def decode(self, job: Job) -> Iterator[Opened | _Chunk | Done | Failed]:
         """Decode one media: `Opened`, any number of chunks, `Done`; or `Failed` at any point."""
