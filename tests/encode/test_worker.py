@@ -17,8 +17,9 @@ import pytest
 from embedshard.address import member_address
 from embedshard.demo import Tree, video_bytes
 from embedshard.encode.preprocess import Preprocess
+from embedshard.encode.profile import Profile
 from embedshard.encode.slots import Slots
-from embedshard.encode.worker import DecodeOptions, Decoder, Done, Failed, Frames, Job, Opened, decoded
+from embedshard.encode.worker import DecodeOptions, Decoder, Done, Failed, Frames, Job, Opened, _Worker, decoded
 from embedshard.errors import InputError
 from embedshard.frames import Sampling
 
@@ -127,16 +128,19 @@ def test_a_crashing_decoder_costs_only_its_media(raw, started):
     assert isinstance(last[2], Done)
 
 
-def test_a_worker_that_dies_between_two_media_costs_neither(raw, started):
-    jobs = (job(raw, f"{label}.mp4", number) for number, label in enumerate("abc"))
-    last = {}
-    for number, message in decoded(jobs, OPTIONS, 1):
-        last[number] = message
-        if number == 0 and isinstance(message, Done):
-            started[-1].kill()
-            started[-1].wait()
-    assert all(isinstance(message, Done) for message in last.values())
-    assert last.keys() == {0, 1, 2}
+def test_a_worker_that_dies_idle_costs_nothing(raw, started):
+    worker = _Worker(OPTIONS, Profile())
+    assert worker.receive() is None  # it is there
+    started[-1].kill()
+    started[-1].wait()
+    for number, label in enumerate("ab"):
+        worker.give(job(raw, f"{label}.mp4", number))
+    heard = []
+    while worker.jobs:
+        heard.append(type(worker.receive()).__name__)
+    worker.stop()
+    assert [name for name in heard if name != "NoneType"] == ["Opened", "Frames", "Done"] * 2
+    assert len(started) == 2
 
 
 def test_a_stop_does_not_wait_for_a_hanging_decoder(raw):
