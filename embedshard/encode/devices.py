@@ -147,7 +147,8 @@ class _Pool:
         while True:
             for device in self._devices:
                 if device.ready and device.idle and (left or self._again):
-                    device.connection.send(self.go)
+                    with contextlib.suppress(BrokenPipeError):
+                        device.connection.send(self.go)
                     device.idle = False
             busy = {device.connection: device for device in self._devices if not (device.ready and device.idle)}
             if not busy:
@@ -184,7 +185,8 @@ class _Pool:
     def _started(self, name: str) -> _Device:
         connection, process = start_process(serve)
         models = tuple(replace(model, device=name) for model in self._setup.models)
-        connection.send(replace(self._setup, models=models))
+        with contextlib.suppress(BrokenPipeError):  # `_receive` finds out
+            connection.send(replace(self._setup, models=models))
         return _Device(name, connection, process)
 
     def _receive(self, device: _Device) -> Any:

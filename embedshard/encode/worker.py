@@ -430,7 +430,8 @@ class _Worker:
         self._slots = Slots()
         self.connection, self._process = start_process(work, self._slots.descriptors, {"OMP_NUM_THREADS": "1"})
         self._ready = False
-        self.connection.send(self._options)
+        with contextlib.suppress(BrokenPipeError):  # `receive` finds out
+            self.connection.send(self._options)
 
     def _replace_dead(self) -> Failed | None:
         """Start another process, which goes on with the jobs; the first is tried once more if nothing came of it."""
