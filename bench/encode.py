@@ -2,31 +2,32 @@
 
     python bench/encode.py [--quick] [--json FILE] [--clips FOLDER] [--cache FOLDER]
 
-The model is a stub, so the way to it decides: 50 clips of ten seconds, 340x256, one frame a second. In alternating
-rounds: this package (exact and fast preprocessing), clip-video-encode 1.3.0 at its best number of workers, a plain loop
-over decord in a process for each core, and our bare decoder in as many. `steady` is what another clip costs when all
-runs: the difference between twice as many clips and these.
+50 clips of ten seconds, 340x256, one frame a second, and a model that costs next to nothing. In alternating rounds:
+this package with `exact` preprocessing (its default) and `fast`; clip-video-encode 1.3.0 at its best number of workers;
+a plain loop over decord, and our bare decoder, in a process for each core, which stand before the clock starts while
+our own decode processes start within it. `free device` is `fast` where normalising costs nothing, as on a GPU: what is
+left is decoding, and the way of the frames. `long` are four times as many clips. A ratio is the median of each round's.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
 import subprocess
-import sys
 import tempfile
-import venv
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import decord
 import numpy as np
+import numpy.typing as npt
 import torch
-from clips import make_clips
-from measure import Round, alternate, machine, median, parser, write
-from PIL import Image
+from clips import cut_clips, make_clips
+from measure import Round, alternate, machine, median, parser, ratio, timed, write
+from peer import ClipVideoEncode
 from stub import MEAN, STD, StubEncoder, StubModel
 
 from embedshard.encode.pipeline import EncodeOptions, cores
@@ -36,78 +37,38 @@ from embedshard.frames import Sampling, open_reader
 from embedshard.manifest import Manifest, SourceInfo, open_manifest, writing_manifest
 from embedshard.sample import Media, Sample, make_key
 
-HERE = Path(__file__).parent
-NEEDED = (
-    "clip-video-encode==1.3.0 video2numpy==2.3.0 opencv-python-headless fire termcolor pandas python-dateutil pytz six "
-    "tzdata youtube-dl ffmpeg requests urllib3 certifi charset-normalizer"
-)
+COUNT, LONGER = 50, 4
+PEER = "clip-video-encode"
 SHRINK = Preprocess((224, 224), MEAN, STD)
 
 
-class ClipVideoEncode:
-    """clip-video-encode in a process and a virtual environment of its own."""
+class Bench(NamedTuple):
+    """Where the contenders run: a folder for what they write, and the processes of those that need some."""
 
-    def __init__(self, cache: Path) -> None:
-        python = cache / "clip-video-encode" / "bin" / "python"
-        if not (cache / "clip-video-encode" / "installed").exists():
-            _install(cache / "clip-video-encode")
-        self._process = subprocess.Popen(
-            [python, HERE / "clip_video_encode_driver.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._answer()
-
-    def run(self, clips: list[Path], folder: Path, workers: int) -> Round:
-        """Encode clips into a new folder, and check that none is lost."""
-        with tempfile.TemporaryDirectory(dir=folder) as dest:
-            videos = Path(dest) / "videos.txt"
-            videos.write_text("\n".join(map(str, clips)))
-            request = {"videos": str(videos), "dest": dest, "every": 30, "workers": workers}
-            assert self._process.stdin
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            took = json.loads(self._answer())
-            check(len(list(Path(dest).glob("*.npy"))), len(clips), "clip-video-encode")
-            return Round(**took)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-
-    def _answer(self) -> str:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"clip-video-encode ended with exit code {self._process.wait()}")
-        return line
+    folder: Path
+    pool: Pool
+    peer: ClipVideoEncode | None
 
 
-def _install(folder: Path) -> None:
-    """Install it without what it pins; it takes torch and the rest from the environment of this process."""
-    venv.create(folder, with_pip=True, clear=True)
-    site = next((folder / "lib").glob("python*/site-packages"))
-    paths = [path for path in sys.path if path.endswith("site-packages")] + [str(HERE.parent)]
-    (site / "parent.pth").write_text("\n".join(paths))
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps", *NEEDED.split()]
-    subprocess.run(pip, check=True)
-    (folder / "installed").touch()
+def processes() -> Pool:
+    """Give a process for each core, with all imported."""
+    return multiprocessing.get_context("fork").Pool(cores())
 
 
-def check(found: int, expected: int, who: str) -> None:
-    """Stop where videos are lost."""
-    if found != expected:
-        raise SystemExit(f"{who}: expected {expected} videos, found {found}")
+def spread(pool: Pool, function: Callable[[Path], Any], clips: list[Path]) -> Iterator[tuple[Any, float]]:
+    """Yield what a function gives for each clip, and the CPU seconds that it took in its process."""
+    return pool.imap_unordered(partial(_with_cpu, function), clips)
 
 
-def decord_clip(path: Path) -> tuple[str, np.ndarray]:
-    """Decode and preprocess as a plain script does."""
+def _with_cpu(function: Callable[[Path], Any], clip: Path) -> tuple[Any, float]:
+    begun = time.process_time()
+    return function(clip), time.process_time() - begun
+
+
+def decord_clip(path: Path) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Decode and shrink as a plain script does."""
     reader = decord.VideoReader(str(path), num_threads=1)
-    frames = reader.get_batch(range(0, len(reader), 30)).asnumpy()
-    return path.stem, np.stack([SHRINK.shrink(np.asarray(Image.fromarray(frame))) for frame in frames])
+    return path.stem, np.stack([SHRINK.shrink(f) for f in reader.get_batch(range(0, len(reader), 30)).asnumpy()])
 
 
 def bare_clip(path: Path) -> int:
@@ -119,32 +80,40 @@ def bare_clip(path: Path) -> int:
     return count
 
 
-def pool() -> Pool:
-    """Give a process for each core; they start with all imported."""
-    return multiprocessing.get_context("fork").Pool(cores())
+def decord_loop(bench: Bench, clips: list[Path], dest: Path) -> Round:
+    """Encode with decord."""
+    model, elsewhere = StubModel(), 0.0
+
+    def run() -> None:
+        nonlocal elsewhere
+        for (name, frames), cpu in spread(bench.pool, decord_clip, clips):
+            elsewhere += cpu
+            with torch.inference_mode():
+                np.save(dest / f"{name}.npy", model.encode_image(SHRINK.normalise(torch.from_numpy(frames))).numpy())
+
+    took = timed(run)
+    return took._replace(cpu=took.cpu + elsewhere)
 
 
-def decord_loop(clips: list[Path], folder: Path) -> None:
-    """Encode with decord in two processes."""
-    model = StubModel()
-    with pool() as workers, tempfile.TemporaryDirectory(dir=folder) as dest, torch.inference_mode():
-        for name, frames in workers.imap_unordered(decord_clip, clips):
-            pixels = SHRINK.normalise(torch.from_numpy(frames))
-            np.save(f"{dest}/{name}.npy", model.encode_image(pixels).numpy())
-        check(len(os.listdir(dest)), len(clips), "decord")
-
-
-def bare(clips: list[Path]) -> None:
+def bare_decoder(bench: Bench, clips: list[Path]) -> Round:
     """Decode only."""
-    with pool() as workers:
-        check(sum(count > 0 for count in workers.imap_unordered(bare_clip, clips)), len(clips), "the bare decoder")
+    counts: list[tuple[int, float]] = []
+    took = timed(lambda: counts.extend(spread(bench.pool, bare_clip, clips)))
+    if any(count not in (10, 11) for count, _ in counts):
+        raise SystemExit(f"the bare decoder: expected 10 or 11 frames of each clip, found {counts}")
+    return took._replace(cpu=took.cpu + sum(cpu for _, cpu in counts))
 
 
-def ours(manifest: Manifest, folder: Path, encoder: StubEncoder) -> None:
+def ours(manifest: Manifest, encoder: StubEncoder, dest: Path) -> Round:
     """Encode with this package."""
-    with tempfile.TemporaryDirectory(dir=folder) as dest:
-        report = encode(manifest, Path(dest) / "out", encoder, EncodeOptions(Sampling("fps"), workers=cores()))
-        check(report.done, manifest.rows, "embedshard")
+    options = EncodeOptions(Sampling("fps"), workers=cores())
+    return timed(lambda: encode(manifest, dest / "out", encoder, options))
+
+
+def lost_of(folder: Path, expected: int) -> int:
+    """Count the clips that have no embeddings of 10 or 11 frames."""
+    found = [np.load(path).shape for path in folder.rglob("*.npy")]
+    return expected - sum(shape in ((10, 512), (11, 512)) for shape in found)
 
 
 def manifest_of(clips: list[Path], folder: Path) -> Manifest:
@@ -157,74 +126,117 @@ def manifest_of(clips: list[Path], folder: Path) -> Manifest:
 
 
 def contenders(
-    clips: list[Path], folder: Path, other: ClipVideoEncode | None, workers: int
+    bench: Bench, clips: list[Path], workers: int, lost: dict[str, int]
 ) -> dict[str, Callable[[], Round | None]]:
-    """Give all that are compared on some clips."""
-    manifest, encoders = manifest_of(clips, folder), {name: StubEncoder(name) for name in ("exact", "fast")}
-    found: dict[str, Callable[[], Round | None]] = {
-        "bare decoder": lambda: bare(clips),
-        "exact": lambda: ours(manifest, folder, encoders["exact"]),
-        "fast": lambda: ours(manifest, folder, encoders["fast"]),
-        "decord loop": lambda: decord_loop(clips, folder),
+    """Give all that are compared on some clips; what each loses is noted in `lost`."""
+    manifest = manifest_of(clips, bench.folder)
+    encoders = {
+        "exact": StubEncoder("exact"),
+        "fast": StubEncoder("fast"),
+        "free device": StubEncoder("fast", normalises=False),
     }
-    if other:
-        found["clip-video-encode"] = lambda: other.run(clips, folder, workers)
-    return found
+    runs: dict[str, Callable[[Path], Round]] = {
+        **{name: partial(ours, manifest, encoder) for name, encoder in encoders.items()},
+        "decord loop": partial(decord_loop, bench, clips),
+    }
+    if bench.peer:
+        runs[PEER] = partial(bench.peer.run, clips, workers=workers)
+
+    def checked(name: str, run: Callable[[Path], Round]) -> Round:
+        with tempfile.TemporaryDirectory(dir=bench.folder) as dest:
+            took = run(Path(dest))
+            lost[name] = max(lost.get(name, 0), lost_of(Path(dest), len(clips)))
+        return took
+
+    found: dict[str, Callable[[], Round | None]] = {"bare decoder": lambda: bare_decoder(bench, clips)}
+    return found | {name: partial(checked, name, run) for name, run in runs.items()}
 
 
-def best_workers(other: ClipVideoEncode, clips: list[Path], folder: Path) -> int:
+def best_workers(bench: Bench, clips: list[Path]) -> int:
     """Give the number of workers at which clip-video-encode is fastest."""
-    other.run(clips[:4], folder, 1)
-    return min((1, 2), key=lambda workers: min(other.run(clips, folder, workers).wall for _ in range(2)))
+    tried = {
+        str(workers): contenders(bench, clips, workers, {})[PEER] for workers in (1, cores(), 2 * cores()) if bench.peer
+    }
+    walls = {workers: median(rounds).wall for workers, rounds in alternate(tried, 2).items()}
+    print(f"{PEER}: " + ", ".join(f"{wall:.2f} s with {workers} workers" for workers, wall in walls.items()))
+    return int(min(walls, key=lambda workers: walls[workers]))
 
 
-def ratios_of(walls: dict[str, float], steady: dict[str, float]) -> dict[str, float]:
-    """Compare this package with the others: above 1 it is faster."""
-    found = {f"vs_{name.replace('-', '_').replace(' ', '_')}": wall / walls["fast"] for name, wall in walls.items()}
-    found.pop("vs_fast")
-    found["vs_exact"], found["of_bare_decoder"] = walls["exact"] / walls["fast"], found.pop("vs_bare_decoder")
-    for name in ("exact", "fast"):
-        found[f"of_bare_decoder_steady_{name}"] = steady["bare decoder"] / steady[name]
-    if "clip-video-encode" in walls:
-        found["exact_vs_clip_video_encode"] = walls["clip-video-encode"] / walls["exact"]
-    found["exact_vs_decord_loop"] = walls["decord loop"] / walls["exact"]
-    return {name: round(value, 3) for name, value in found.items()}
+def ratios_of(once: dict[str, list[Round]], long: dict[str, list[Round]]) -> dict[str, float]:
+    """Compare this package with the others: above 1 it is faster, `cpu` that it takes less CPU time."""
+    found = {}
+    for ours, prefix in (("fast", ""), ("exact", "exact_")):
+        for other in {"decord loop", PEER} & once.keys():
+            name = f"vs_{other.replace('-', '_').replace(' ', '_')}"
+            found[prefix + name] = ratio(once[other], once[ours])
+            found[f"{prefix}cpu_{name}"] = ratio(once[other], once[ours], "cpu")
+    for ours, name in (("free device", "of_bare_decoder"), ("fast", "fast_of_bare_decoder")):
+        found[name] = ratio(once["bare decoder"], once[ours])
+        found[f"cpu_{name}"] = ratio(once["bare decoder"], once[ours], "cpu")
+        if long:
+            found[f"{name}_long"] = ratio(long["bare decoder"], long[ours])
+    return dict(sorted(found.items()))
+
+
+def measured(bench: Bench, clips: list[Path], quick: bool) -> dict[str, Any]:
+    """Measure everything, print a table, and give the figures."""
+    workers = cores() if quick or not bench.peer else best_workers(bench, clips)
+    lost: dict[str, int] = {}
+    alternate(contenders(bench, clips[:2], workers, {}), 1, warm_up=False)
+    once = alternate(contenders(bench, clips, workers, lost), 2 if quick else 5, warm_up=False)
+    long: dict[str, list[Round]] = {}
+    if not quick:
+        links = [bench.folder / f"{turn}_{clip.name}" for turn in range(LONGER) for clip in clips]
+        for link in links:
+            link.symlink_to(clips[0].parent / link.name.partition("_")[2])
+        runs = contenders(bench._replace(peer=None), links, 0, lost)
+        long = alternate({name: runs[name] for name in ("bare decoder", "fast", "free device")}, 5, warm_up=False)
+    print(f"{'':20}{'wall s':>9}{'CPU s':>9}{'videos/s':>10}{'lost':>6}{'long videos/s':>15}")
+    for name, rounds in once.items():
+        took, lasted = median(rounds), f"{LONGER * len(clips) / median(long[name]).wall:15.1f}" if name in long else ""
+        rate = len(clips) / took.wall
+        print(f"{name:20}{took.wall:9.2f}{took.cpu:9.2f}{rate:10.1f}{lost.get(name, 0):6}{lasted}")
+    return {
+        "clips": len(clips),
+        "workers": {PEER: workers} if bench.peer else {},
+        "rounds": {name: [took._asdict() for took in rounds] for name, rounds in once.items()},
+        "long_rounds": {name: [took._asdict() for took in rounds] for name, rounds in long.items()},
+        "lost": lost,
+        "ratios": ratios_of(once, long),
+    }
 
 
 def main() -> None:
     """Print a table; optionally write it as JSON."""
     options = parser(__doc__)
-    options.add_argument("--clips", type=Path, help="take the clips of this folder (mp4) instead of making some")
+    options.add_argument(
+        "--clips", type=Path, help="cut the clips out of the videos of this folder, not out of the air"
+    )
     options.add_argument("--cache", type=Path, default=Path.home() / ".cache/embedshard-bench")
     arguments = options.parse_args()
     torch.set_num_threads(1)  # before the processes are forked
-    rounds, count = (1, 16) if arguments.quick else (5, 50)
-    other: ClipVideoEncode | None = None
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        made = sorted(arguments.clips.glob("*.mp4")) if arguments.clips else make_clips(folder / "clips", 2 * count)
-        clips, twice = made[: len(made) // 2], made
-        try:
-            other = ClipVideoEncode(arguments.cache)
-        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            print(f"without clip-video-encode, which does not install here: {error}")
-        workers = best_workers(other, clips, folder) if other else 0
-        once = alternate(contenders(clips, folder, other, workers), rounds)
-        double = alternate({k: v for k, v in contenders(twice, folder, None, 0).items() if k != "decord loop"}, rounds)
-    if other:
-        other.close()
-    found = {contender: median(took) for contender, took in once.items()}
-    walls = {contender: took.wall for contender, took in found.items()}
-    steady = {contender: median(took).wall - walls[contender] for contender, took in double.items()}
-    about = machine("av", "decord", "torch", "open_clip_torch", "numpy", "pillow")
-    print(f"{about}; {len(clips)} clips, {cores()} cores, median of {rounds} rounds; cve at {workers} workers")
-    print(f"{'':20}{'wall s':>9}{'CPU s':>9}{'videos/s':>10}{'steady videos/s':>17}")
-    for contender, took in found.items():
-        extra = f"{(len(twice) - len(clips)) / steady[contender]:17.1f}" if contender in steady else ""
-        print(f"{contender:20}{took.wall:9.2f}{took.cpu:9.2f}{len(clips) / took.wall:10.1f}{extra}")
-    ratios = ratios_of(walls, steady)
-    print("\n".join(f"{name:36}{value:8.2f}" for name, value in ratios.items()))
-    write(arguments.json, {"machine": about, "clips": len(clips), "rounds": rounds, "wall_s": walls, "ratios": ratios})
+    about = f"{machine('av', 'decord', 'torch', 'open_clip_torch', 'numpy', 'pillow')}, {cores()} cores"
+    print(about)
+    with processes() as pool, tempfile.TemporaryDirectory() as name:
+        if arguments.clips:
+            clips = cut_clips(arguments.clips, Path(name) / "clips", COUNT)
+        else:
+            clips = make_clips(arguments.cache / "clips", COUNT)
+        bench = Bench(Path(name), pool, peer_in(arguments.cache))
+        found = measured(bench, clips, arguments.quick)
+        if bench.peer:
+            bench.peer.close()
+    print("\n".join(f"{name:36}{value:8.2f}" for name, value in found["ratios"].items()))
+    write(arguments.json, {"machine": about, **found})
+
+
+def peer_in(cache: Path) -> ClipVideoEncode | None:
+    """Start clip-video-encode where it can be installed."""
+    try:
+        return ClipVideoEncode(cache)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"without {PEER}, which does not install here: {error}")
+        return None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 import open_clip
 import torch
 from clips import make_clips
-from encode import bare_clip, manifest_of, pool
+from encode import bare_clip, manifest_of, processes
 from measure import machine, parser, write
 from stub import MEAN, STD
 
@@ -90,7 +90,7 @@ def decoding(clips: list[Path], on_gpu: bool) -> dict[str, float]:
     """Measure decode processes on all cores, and NVDEC in one thread, in frames a second."""
     found = {}
     begun = time.perf_counter()
-    with pool() as workers:
+    with processes() as workers:
         frames = sum(workers.imap_unordered(bare_clip, clips))
     found["cores"] = frames / (time.perf_counter() - begun)
     try:

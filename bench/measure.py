@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["Round", "alternate", "cpu_seconds", "machine", "median", "parser", "write"]
+__all__ = ["Round", "alternate", "cpu_seconds", "machine", "median", "parser", "ratio", "timed", "write"]
 
 
 class Round(NamedTuple):
@@ -29,19 +29,28 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def alternate(contenders: Mapping[str, Callable[[], Round | None]], rounds: int) -> dict[str, list[Round]]:
-    """Run the contenders in turn, several times; the first time warms up and does not count.
+def timed(run: Callable[[], object]) -> Round:
+    """Run a contender; gives its own round where it tells one."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    own = run()
+    return own if isinstance(own, Round) else Round(time.perf_counter() - wall, cpu_seconds() - cpu)
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True
+) -> dict[str, list[Round]]:
+    """Run the contenders in turn, several times.
 
     Args:
-        contenders: Each gives its own round, or None to be timed from outside.
+        contenders: Each gives its own round, or anything else to be timed from outside.
         rounds: That count.
+        warm_up: Whether a first round does not count.
     """
     found: dict[str, list[Round]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range(-int(warm_up), rounds):
         for name, run in contenders.items():
-            cpu, wall = cpu_seconds(), time.perf_counter()
-            took = run() or Round(time.perf_counter() - wall, cpu_seconds() - cpu)
-            if number:
+            took = timed(run)
+            if number >= 0:
                 found[name].append(took)
     return found
 
@@ -49,6 +58,12 @@ def alternate(contenders: Mapping[str, Callable[[], Round | None]], rounds: int)
 def median(rounds: list[Round]) -> Round:
     """Give the median of both."""
     return Round(statistics.median(r.wall for r in rounds), statistics.median(r.cpu for r in rounds))
+
+
+def ratio(over: list[Round], under: list[Round], of: Literal["wall", "cpu"] = "wall") -> float:
+    """Give the median of what one contender took over what another took in the same round."""
+    field = Round._fields.index(of)
+    return round(statistics.median(a[field] / b[field] for a, b in zip(over, under, strict=True)), 3)
 
 
 def machine(*packages: str) -> str:
