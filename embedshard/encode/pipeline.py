@@ -360,8 +360,9 @@ class Pipeline:
     def _divide_cores(self, waiting: int) -> None:
         """Give the model on a CPU all cores when the decoders wait for it, and else those that they leave."""
         self._profile.look(waiting)
-        if any(output.encoder.device == "cpu" for output in self._outputs):
-            import torch
+        encoders = [output.encoder for output in self._outputs]
+        if encoders[0].device == "cpu" and not any(encoder.options.compile for encoder in encoders):
+            import torch  # which compiles a model anew for another number of threads
 
             behind = self._all_decoded or waiting >= _BEHIND * self._options.workers
             heavy = max(batcher.seconds for batcher in self._batchers) > _HEAVY

@@ -489,6 +489,17 @@ def test_fast_preprocessing_of_large_pictures_is_within_its_tolerance(tmp_path, 
         assert exact @ near / np.linalg.norm(exact) / np.linalg.norm(near) >= 0.9999
 
 
+@pytest.mark.soak
+def test_a_compiled_model_gives_the_same_embeddings(tmp_path, tiny_model, encoder):
+    compiled = load_encoder(ModelOptions(str(tiny_model), device="cpu", compile=True))
+    rows = manifest(tmp_path, raw_tree(tmp_path, videos=8))
+    for name, model in (("plain", encoder), ("compiled", compiled)):
+        encode(rows, tmp_path / name, model, replace(OPTIONS, workers=2))
+    for path in (tmp_path / "plain").glob("*/*.npy"):
+        plain, found = np.load(path), np.load(tmp_path / "compiled" / path.relative_to(tmp_path / "plain"))
+        assert np.abs(plain - found).max() <= 1e-4 * np.linalg.norm(plain, axis=1).min()
+
+
 def test_a_media_that_fails_in_the_middle_keeps_the_windows_that_it_gave(tmp_path, encoder, monkeypatch):
     from embedshard.frames.pyav import PyavReader
 
