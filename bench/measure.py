@@ -29,6 +29,9 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+_PAUSE = 0.1  # seconds in which threads of the contender before come to rest
+
+
 def timed(run: Callable[[], object]) -> Round:
     """Run a contender; gives its own round where it tells one."""
     cpu, wall = cpu_seconds(), time.perf_counter()
@@ -49,6 +52,7 @@ def alternate(
     found: dict[str, list[Round]] = {name: [] for name in contenders}
     for number in range(-int(warm_up), rounds):
         for name, run in contenders.items():
+            time.sleep(_PAUSE)
             took = timed(run)
             if number >= 0:
                 found[name].append(took)
