@@ -62,7 +62,7 @@ def test_a_device_that_dies_costs_no_sample(tmp_path, encoder, model, started, k
 
     (report,), _ = encode_on(rows, {tmp_path / "two": model}, TWO, OPTIONS, kill)
     assert len(killed) == kills
-    assert len(started) == 2 + kills
+    assert 2 < len(started) <= 2 + kills  # one that dies when all is handed out is not missed
     assert (report.done, report.failed) == (23, 0)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 

@@ -172,8 +172,10 @@ def test_few_wanted_frames_of_a_long_file_decode_few(videos, monkeypatch):
     decoded = []
     import embedshard.frames.pyav as module
 
-    real = module._pixels
-    monkeypatch.setattr(module, "_pixels", lambda *given: decoded.append(given[0].pts) or real(*given))
+    real = module.PyavReader._pixels
+    monkeypatch.setattr(
+        module.PyavReader, "_pixels", lambda self, frame: decoded.append(frame.pts) or real(self, frame)
+    )
     reader = open_reader(path, "video", "pyav")
     packets, read_packets = [], module.packets_of
     monkeypatch.setattr(module, "packets_of", lambda *given: (packets.append(p) or p for p in read_packets(*given)))
