@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedshard.encode.batch import Batcher
+from embedshard.encode.clip import ModelOptions, load_encoder
 from embedshard.encode.preprocess import Preprocess
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class Echo:
@@ -44,3 +50,30 @@ def test_every_row_comes_back_once_to_its_owner(lengths):
     take(batcher.flush())
     assert back == {(o, r): (o * 16 + r) % 256 for o, length in enumerate(lengths) for r in range(length)}
     assert encoder.batches == -(-sum(lengths) // 4)
+
+
+def through(batcher: Batcher, clips: list[np.ndarray], whole: bool) -> dict[int, np.ndarray]:
+    back: dict[int, dict[int, np.ndarray]] = {}
+    results = [
+        result for owner, clip in enumerate(clips) for result in batcher.add(owner, ROWS[: len(clip)], clip, whole)
+    ]
+    for owner, rows, embeddings in (*results, *batcher.flush()):
+        back.setdefault(owner, {}).update(zip(rows.tolist(), embeddings, strict=True))
+    return {owner: np.stack([rows[row] for row in sorted(rows)]) for owner, rows in back.items()}
+
+
+ROWS = np.arange(100)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+def test_whole_and_shrunk_frames_give_what_the_model_gives_alone(tiny_model, encoder, device):
+    """On a GPU: copies, shrinking and model on streams of their own, three batches in turn, a recorded graph."""
+    options = ModelOptions(str(tiny_model), device=device, precision="fp32", batch_size=8)
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 256, (length, 256, 340, 3), np.uint8) for length in (3, 17, 1, 30)]
+    shrunk = [np.stack([encoder.preprocess.shrink(frame) for frame in clip]) for clip in clips]
+    chosen = load_encoder(options)
+    expected = [np.concatenate([chosen.embed(frame[None]) for frame in clip]) for clip in shrunk]
+    for found in (through(Batcher(chosen), shrunk, False), through(Batcher(chosen), clips, True)):
+        for owner, rows in enumerate(expected):
+            assert np.allclose(found[owner], rows, atol=1e-4)
