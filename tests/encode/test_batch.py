@@ -10,7 +10,6 @@ from embedshard.encode.batch import Batcher
 from embedshard.encode.clip import ModelOptions, load_encoder
 from embedshard.encode.preprocess import Preprocess
 
-
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
