@@ -50,6 +50,8 @@ _COMPRESSED = (
     "gunzip them (gzip -d *.tar.gz) and prepare again where encode is to be fast"
 )
 
+_UNCAPTIONED = "{} samples have no caption, with which shard leaves them out; some are made by: embedshard caption"
+
 Rows = Callable[[], Iterator[Sample | LeftOut]]
 
 
@@ -63,12 +65,14 @@ class PrepareOptions:
         settings: Options of the source, as texts.
         allow_leak: Keep media that lie in two splits, and note them.
         freeze_split: Csv to write the split of every media to; a recipe for a later `split`.
+        keep_uncaptioned: Keep media without a caption, which are left out otherwise.
     """
 
     split: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     allow_leak: bool = False
     freeze_split: Path | None = None
+    keep_uncaptioned: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def prepare(
         _require_free(root, manifest, options.freeze_split)
     scheme, recipe = _choose_split(source, root, options.split)
     read = options_from(source, scheme, options.settings)
-    judge = _Judge(recipe)
+    judge = _Judge(recipe, options.keep_uncaptioned)
 
     def rows() -> Iterator[Sample | LeftOut]:
         return map(judge, source.samples(root, read))
@@ -156,13 +160,16 @@ def prepare(
         _require_own_keys(source, rows, tally)
         counts = tally.splits()
         notes += _unmet(recipe) if recipe else _compared(source, read, counts)
+        if tally.uncaptioned:
+            notes += (_UNCAPTIONED.format(tally.uncaptioned),)
         if manifest:
             (manifest.parent / "prepare.json").unlink(missing_ok=True)
     report = tally.report(counts, notes)
     if manifest:
         _publish_left_out(manifest.parent / "left_out.jsonl", tally)
         record = {"source": asdict(info), "root": str(root), "split": options.split or scheme, "options": asdict(read)}
-        write_json(manifest.parent / "prepare.json", {**record, **_record(report), "allow_leak": options.allow_leak})
+        chosen = {"allow_leak": options.allow_leak, "keep_uncaptioned": options.keep_uncaptioned}
+        write_json(manifest.parent / "prepare.json", {**record, **_record(report), **chosen})
     return report
 
 
@@ -279,8 +286,9 @@ def _choose_split(source: Source, root: Path, wanted: str | None) -> tuple[str, 
 class _Judge:
     """Puts a sample into its split, or tells why it can be in none."""
 
-    def __init__(self, recipe: SplitRecipe | None) -> None:
+    def __init__(self, recipe: SplitRecipe | None, keep_uncaptioned: bool) -> None:
         self._assign = recipe.split if recipe else None
+        self._keep_uncaptioned = keep_uncaptioned
         self.without_split = False
 
     def __call__(self, row: Sample | LeftOut) -> Sample | LeftOut:
@@ -293,7 +301,7 @@ class _Judge:
         if media.end is not None and end < media.end:
             row = row._replace(media=media._replace(end=end))
         split = self._assign(media.id) if self._assign else row.split or "train"
-        if not row.caption.strip():
+        if not (row.caption.strip() or self._keep_uncaptioned):
             reason = NO_CAPTION
         elif not 0 <= start < end:
             reason = "start is negative, or not before the end of the window or of the media"
@@ -324,6 +332,7 @@ class _Tally:
         self.examples: dict[str, list[str]] = {}
         self.first: list[Sample] = []
         self.compressed = False
+        self.uncaptioned = 0
         self.keys, self.media = DistinctIds(), DistinctIds()
         self.lengths, self.listed = DistinctIds(amounts=1), DistinctIds(amounts=1)
         self.spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
@@ -336,7 +345,8 @@ class _Tally:
         if isinstance(captions, list):
             self.listed.add(f"{media.path}\0{media.start}\0{media.end}", _TAGS[split], (len(captions),))
         else:
-            self.captions[split] += 1
+            self.captions[split] += bool(sample.caption.strip())
+        self.uncaptioned += not sample.caption.strip()
         self.compressed |= media.path.endswith("~gzip")
         if media.duration:
             self.lengths.add(media.path, _TAGS[split], (media.duration,))

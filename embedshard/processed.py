@@ -41,6 +41,7 @@ __all__ = [
     "read_texts",
     "remove_triple",
     "require_processed",
+    "require_same_setting",
     "write_failures",
     "write_info",
     "write_texts",
@@ -211,6 +212,22 @@ def require_processed(folder: Path) -> None:
         raise InputError(
             f"expected a processed dataset with train/, val/ or test/ in {folder}, found {found}\n"
             f"Make one with: embedshard encode samples.parquet {folder} --model ... --pretrained ..."
+        )
+
+
+def require_same_setting(folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that a folder was begun with the setting that is wanted, whatever the version of this package.
+
+    Raises:
+        InputError: It was not; lists what differs.
+    """
+    names = sorted({*wanted, *before} - {"version"})
+    there, asked = ({name: setting.get(name) for name in names} for setting in (before, wanted))
+    changed = [f"    {n}: {there[n]!r} there, {asked[n]!r} asked for" for n in names if there[n] != asked[n]]
+    if changed:
+        raise InputError(
+            f"{folder} was encoded with another setting:\n" + "\n".join(changed) + "\n"
+            "  Give another folder, or the options it was made with."
         )
 
 

@@ -53,6 +53,7 @@ HEAVY = {
     "open_clip": {"encode/clip.py"},
     "torch": {
         "encode/clip.py",
+        "encode/coca.py",
         "encode/preprocess.py",
         "encode/resize.py",
         "encode/batch.py",

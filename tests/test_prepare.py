@@ -348,3 +348,23 @@ def test_raw_ids_become_keys_and_stay_in_the_metadata(tmp_path, raw_id):
     run(raw, tmp_path)
     (sample,) = open_manifest(tmp_path / "samples.parquet").samples()
     assert (sample.key, sample.meta["id"]) == (make_key(raw_id), raw_id)
+
+
+def test_media_without_a_caption_are_kept_where_that_is_asked_for(tmp_path):
+    texts = {"a": "one", "b": " ", "c": ""}
+    (tmp_path / "raw").mkdir()
+    for name in texts:
+        (tmp_path / f"raw/{name}.mp4").touch()
+    (tmp_path / "raw/t.jsonl").write_text(
+        "\n".join(json.dumps({"path": f"{name}.mp4", "caption": text}) for name, text in texts.items())
+    )
+    source, manifest = get_source("table"), tmp_path / "samples.parquet"
+    for keep, captions in ((False, ["one"]), (True, ["one", " ", ""])):
+        options = PrepareOptions(keep_uncaptioned=keep)
+        report = prepare(source, tmp_path / "raw/t.jsonl", manifest, options, lambda n: None)
+        assert list(open_manifest(manifest).column("caption")) == captions
+        assert report.splits["train"].captions == 1
+        assert report.left_out == ({} if keep else {"no caption": 2})
+        told = "2 samples have no caption, with which shard leaves them out; some are made by: embedshard caption"
+        assert (told in report.notes) is keep
+        assert json.loads((tmp_path / "prepare.json").read_text())["keep_uncaptioned"] is keep

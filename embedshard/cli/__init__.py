@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from embedshard import __version__
+from embedshard.cli.caption import caption
 from embedshard.cli.check import check
 from embedshard.cli.demo import demo
 from embedshard.cli.encode import encode
@@ -39,11 +40,12 @@ def main() -> None:
 
     \b
     embedshard prepare SOURCE RAW samples.parquet      raw tree to manifest, seconds
+    embedshard caption samples.parquet captioned/      captions by a CoCa model, for media that have none
     embedshard encode  samples.parquet processed/      manifest to embeddings, the long one; run it again to go on
     embedshard shard   processed/ shards/              triples to tars, splits.csv
     embedshard check   shards/                         is everything there, and right?
     """
 
 
-for command in (sources, prepare, encode, shard, check, run, demo):
+for command in (sources, prepare, caption, encode, shard, check, run, demo):
     main.add_command(command)

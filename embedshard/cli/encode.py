@@ -105,8 +105,9 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 def encode(manifest: Path, processed: Path, **given: Any) -> None:
     """Encode the samples of INPUT into PROCESSED/{train,val,test}/<key>.npy, .txt, .json.
 
-    INPUT is a manifest; or a table of paths and captions (csv, tsv, jsonl, json, parquet) or tars (one, a folder of
-    them, or a pattern like 'tars/{00000..00012}.tar'), of which PROCESSED/samples.parquet is prepared first.
+    INPUT is a manifest; or a table of paths and captions (csv, tsv, jsonl, json, parquet), tars (one, a folder of them,
+    or a pattern like 'tars/{00000..00012}.tar'), or a folder of media with captions beside them (a.mp4, a.txt), of
+    which PROCESSED/samples.parquet is prepared first.
 
     What is there already is not encoded again: after a crash, or when the dataset has grown, run the same command.
     A sample that fails is a line in PROCESSED/failed.jsonl.

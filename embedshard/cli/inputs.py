@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["manifest_of"]
 
 _TARS = (".tar", ".tar.gz", ".tgz")
-_OTHERS = (".csv", ".tsv", ".jsonl", ".json")
+_TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
-def manifest_of(given: Path, folder: Path, dry_run: bool = False) -> Manifest:
-    """Open a manifest, or prepare one, `folder/samples.parquet`, from a table or tars by the source of that name.
+def manifest_of(given: Path, folder: Path, dry_run: bool = False, uncaptioned: bool = False) -> Manifest:
+    """Open a manifest, or prepare one, `folder/samples.parquet`, by the source `table`, `webdataset` or `folder`.
 
-    One that an earlier run has prepared there is taken again if nothing was left out and the input is older. What
-    is left out is printed.
+    One that an earlier run has prepared there is taken again if nothing was left out and the files of the input are
+    older; a folder is always read anew. What is left out is printed.
 
     Args:
-        given: A manifest; a csv, tsv, jsonl, json or parquet table; a tar, a folder of tars, or a pattern of tars.
+        given: A manifest; a csv, tsv, jsonl, json, parquet or txt table; a tar, a folder of tars or a pattern of them;
+            a folder of media with captions beside them.
         folder: Where the manifest, `prepare.json` and `left_out.jsonl` go.
         dry_run: Write the manifest to a place that is removed when the command ends.
+        uncaptioned: Keep media without a caption.
 
     Raises:
         InputError: It is none of these, cannot be read as it is, or `folder` has the manifest of another input.
@@ -51,34 +52,25 @@ def manifest_of(given: Path, folder: Path, dry_run: bool = False) -> Manifest:
     if _is_current(manifest, given):
         click.echo(f"{manifest} was prepared from {given} before, and nothing was left out")
     else:
-        _prepare(source, given, manifest)
+        _prepare(source, given, manifest, uncaptioned)
     return open_manifest(manifest)
 
 
 def _source(given: Path) -> str | None:
     """Name the source that reads an input, None for a manifest or what is not there."""
+    from embedshard.sources._read import walk
+
     name = given.name.lower()
     if given.is_dir():
-        if not any(_tars(given)):
-            raise InputError(
-                f"{given}: expected a manifest, a table, or a folder of tars; a folder of videos with captions beside "
-                "them becomes a manifest with: embedshard prepare folder RAW samples.parquet"
-            )
-        return "webdataset"
+        tars = (name for _, _, names in walk(given, order=None) for name in names if name.lower().endswith(_TARS))
+        return "webdataset" if any(tars) else "folder"
     if name.endswith(_TARS) or ("{" in name and not given.exists()):
         return "webdataset"
-    if not given.exists() and name.endswith((*_OTHERS, ".txt")):
-        raise InputError(f"no file {given}; expected a manifest, a table or tars")
-    if not given.is_file():
-        return None
-    if name.endswith(".txt"):
-        raise InputError(
-            f"{given}: a list of paths has no captions, which samples need; captions are made with: embedshard "
-            "caption, embeddings alone with: embedshard.compat.clip_video_encode"
-        )
-    if name.endswith(_OTHERS):
+    if name.endswith(_TABLES):
+        if not given.exists():
+            raise InputError(f"no file {given}; expected a manifest, a table, tars, or a folder of media")
         return "table"
-    return None if _has_manifest_columns(given) else "table"
+    return "table" if given.is_file() and not _has_manifest_columns(given) else None
 
 
 def _has_manifest_columns(path: Path) -> bool:
@@ -92,12 +84,10 @@ def _has_manifest_columns(path: Path) -> bool:
         return True  # `open_manifest` says what is wrong with it
 
 
-def _tars(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.name.lower().endswith(_TARS))
-
-
 def _is_current(manifest: Path, given: Path) -> bool:
     """Tell whether a manifest of the input is there and up to date; raises InputError where it is of another input."""
+    from braceexpand import braceexpand
+
     try:
         record = json.loads((manifest.parent / "prepare.json").read_bytes())
     except (OSError, ValueError):
@@ -106,26 +96,22 @@ def _is_current(manifest: Path, given: Path) -> bool:
         raise InputError(
             f"{manifest} was prepared from {record.get('root')}, not from {given}; give another folder for the output"
         )
-    if not manifest.is_file() or record.get("left_out"):
+    if given.is_dir() or not manifest.is_file() or record.get("left_out"):
         return False
-    inputs = list(_tars(given)) if given.is_dir() else [given] if given.exists() else _matches(given)
-    newest = max((path.stat().st_mtime_ns for path in [*inputs, *([given] if given.is_dir() else [])]), default=0)
-    return newest < manifest.stat().st_mtime_ns
+    inputs = [given] if given.exists() else [Path(text) for text in braceexpand(str(given))]
+    prepared = manifest.stat().st_mtime_ns
+    return all(path.is_file() and path.stat().st_mtime_ns < prepared for path in inputs)
 
 
-def _matches(pattern: Path) -> list[Path]:
-    from braceexpand import braceexpand
-
-    return [Path(text) for text in braceexpand(str(pattern)) if Path(text).is_file()]
-
-
-def _prepare(source: str, given: Path, manifest: Path) -> None:
+def _prepare(source: str, given: Path, manifest: Path, uncaptioned: bool) -> None:
     from embedshard.prepare import PrepareOptions, prepare
     from embedshard.sources import get_source
 
+    settings = {"uncaptioned": "true"} if uncaptioned and source == "table" else {}
+    options = PrepareOptions(settings=settings, keep_uncaptioned=uncaptioned)
     try:
         with bar(None, "row") as progress:
-            report = prepare(get_source(source), given, manifest, PrepareOptions(), progress.update)
+            report = prepare(get_source(source), given, manifest, options, progress.update)
     except InputError as error:
         captions = "  Media without captions get some by: embedshard caption\n" if "caption" in str(error) else ""
         raise InputError(

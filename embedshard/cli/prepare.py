@@ -32,6 +32,7 @@ __all__ = ["prepare", "summarise"]
 )
 @click.option("--freeze-split", type=click.Path(path_type=Path), help="Write the split of every media to this csv.")
 @click.option("--allow-leak", is_flag=True, help="Keep media that lie in two splits.")
+@click.option("--keep-uncaptioned", is_flag=True, help="Keep media without a caption, for embedshard caption.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, show the counts, write nothing.")
 def prepare(source: str, raw: Path, manifest: Path | None, dry_run: bool, **options: Any) -> None:
     """Read the raw dataset RAW, as SOURCE's authors publish it, and write MANIFEST (samples.parquet).

@@ -36,6 +36,7 @@ from embedshard.processed import (
     has_triple,
     read_failures,
     remove_triple,
+    require_same_setting,
     write_failures,
 )
 from embedshard.sample import Media, Sample, make_key
@@ -164,17 +165,7 @@ def _settings(dest: Path) -> list[Path]:
 def _claim(request: Request, setting: Mapping[str, Any]) -> None:
     """Note the setting, or check that `dest` was begun with it."""
     for path in _settings(request.dest):
-        before = json.loads(path.read_bytes())
-        names = sorted({*before, *setting} - {"version"})
-        changed = [
-            f"    {name}: {before.get(name)!r} there, {setting.get(name)!r} asked for"
-            for name in names
-            if before.get(name) != setting.get(name)
-        ]
-        if changed:
-            raise InputError(
-                f"{request.dest} was encoded with another setting:\n" + "\n".join(changed) + "\n  Give another folder"
-            )
+        require_same_setting(request.dest, json.loads(path.read_bytes()), setting)
     write_json(request.records / _SETTING, setting)
 
 

@@ -74,13 +74,14 @@ class ClipEncoder:
         batch_size: Frames per batch.
         setting: What identifies the embeddings, for the metadata.
         options: What it was loaded with, as far as that was chosen by itself.
+        model: The model itself, for what only some can do.
     """
 
     def __init__(self, model: torch.nn.Module, preprocess: Preprocess, options: ModelOptions) -> None:
         import torch
 
         self.options = options
-        self._model = model
+        self.model = model
         self._encode_image: Callable[[torch.Tensor], torch.Tensor] = model.encode_image  # type: ignore[assignment]
         self.device = options.device
         self._autocast = options.precision if options.precision != "fp32" else None
@@ -127,7 +128,7 @@ class ClipEncoder:
 
         with torch.inference_mode():
             pixels = self.preprocess.normalise(batch)
-            with torch.autocast(torch.device(self.device).type, self._dtype, enabled=self._dtype is not None):
+            with self.autocast():
                 embeddings: torch.Tensor = self._encode_image(pixels)
             return embeddings.float()
 
@@ -161,10 +162,16 @@ class ClipEncoder:
         blank = tokens[:1].expand(self.batch_size - len(tokens), -1)
         batch = torch.cat([tokens, blank]).to(self.device)
         with torch.inference_mode():
-            with torch.autocast(torch.device(self.device).type, self._dtype, enabled=self._dtype is not None):
-                embeddings: torch.Tensor = self._model.encode_text(batch)  # type: ignore[operator]
+            with self.autocast():
+                embeddings: torch.Tensor = self.model.encode_text(batch)  # type: ignore[operator]
             result: npt.NDArray[np.float32] = embeddings[: len(tokens)].float().cpu().numpy()
         return result
+
+    def autocast(self) -> torch.autocast:
+        """Give the context of its precision."""
+        import torch
+
+        return torch.autocast(torch.device(self.device).type, self._dtype, enabled=self._dtype is not None)
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -245,7 +252,7 @@ def load_tokenizer(options: ModelOptions) -> Callable[[Sequence[str]], torch.Ten
         except ImportError as error:
             raise InputError(
                 f"the tokenizer of {options.model} is one of transformers, which is not installed or does not load "
-                f"({error}); install it with: pip install 'embedshard[caption]'"
+                f"({error}); install it with: pip install transformers"
             ) from error
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -19,6 +19,7 @@ from embedshard.processed import (
     read_info,
     read_texts,
     remove_triple,
+    require_same_setting,
     write_info,
     write_texts,
 )
@@ -56,14 +57,7 @@ def claim(processed: Path, manifest: Manifest, wanted: DatasetInfo, moved: bool)
         manifest.validate()
         write_info(processed, wanted)
         return wanted
-    names = sorted({*wanted.encoder, *before.encoder} - {"version"})
-    there, asked = ({name: info.encoder.get(name) for name in names} for info in (before, wanted))
-    changed = [f"    {n}: {there[n]!r} there, {asked[n]!r} asked for" for n in names if there[n] != asked[n]]
-    if changed:
-        raise InputError(
-            f"{processed} was encoded with another setting:\n" + "\n".join(changed) + "\n"
-            "  Give another folder, or the options it was made with."
-        )
+    require_same_setting(processed, before.encoder, wanted.encoder)
     other_root = before.root != wanted.root and not moved
     if other_root or before.source.get("name") != wanted.source["name"]:
         raise InputError(

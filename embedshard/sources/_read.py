@@ -200,7 +200,7 @@ def with_id(meta: Mapping[str, Any], raw_id: str) -> dict[str, Any]:
 
 
 def rows(path: Path) -> Iterator[Row | str]:
-    """Stream the rows of a csv, tsv, jsonl, json (a list) or parquet table.
+    """Stream the rows of a csv, tsv, jsonl, json (a list) or parquet table, or of a txt with one `path` a line.
 
     Columns of bytes in parquet are not read.
 
@@ -255,6 +255,11 @@ def _jsonl_rows(path: Path) -> Iterator[Row | str]:
                 except (ValueError, RecursionError):
                     row = None
                 yield row if isinstance(row, dict) else "a line that is no JSON object"
+
+
+def _txt_rows(path: Path) -> Iterator[Row | str]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        yield from ({"path": line.rstrip("\n")} for line in file if line.strip())
 
 
 def _json_rows(path: Path) -> Iterator[Row | str]:
@@ -366,5 +371,6 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Row | str]]] = {
     ".jsonl": _jsonl_rows,
     ".parquet": _parquet_rows,
     ".json": _json_rows,
+    ".txt": _txt_rows,
 }
 TABLE_EXTENSIONS = tuple(_READERS)

@@ -58,10 +58,11 @@ class TableOptions(Options):
     group_column: str = option("", "column of what must not lie in two splits (default: the media path)")
     media: str = option("", "folder that relative paths start from (default: the table's own)")
     number_rows: bool = option(False, "append the row's number to every id, for several rows of one id")
+    uncaptioned: bool = option(False, "take a table without a column of captions (with prepare --keep-uncaptioned)")
 
 
 class Table(Source):
-    """A table, or all tables of a folder (json, which could be anything there, must be named itself).
+    """A table, or all tables of a folder (json and txt, which could be anything there, must be named themselves).
 
     The id of a sample is its id column, else its path and window. The media id is the path below the media
     folder, or another column chosen by `group_column`. A path to a folder is a folder of frames.
@@ -74,7 +75,7 @@ class Table(Source):
     splits = {"given": SPLITS}
     options = TableOptions
     expects = """
-TABLE.csv (.tsv, .jsonl, .parquet, .json), or a folder of such tables, with the columns
+TABLE.csv (.tsv, .jsonl, .parquet, .json; .txt for paths alone), or a folder of such tables, with the columns
     path       media file, relative to the table (or --option media=DIR); also videoLoc, filename, image, video ...
     caption    also text, title, sentence, description ...
     split      optional: train, val, test; without it a table called train.csv, val_1.csv, ... is of that split
@@ -89,7 +90,7 @@ Any other column becomes metadata. Columns of other names: --option caption_colu
         tables = [root]
         if root.is_dir():
             paths = sorted(root.iterdir(), key=lambda path: natural(path.name))
-            wanted = set(TABLE_EXTENSIONS) - {".json"}
+            wanted = set(TABLE_EXTENSIONS) - {".json", ".txt"}
             tables = [path for path in paths if path.suffix.lower() in wanted and not path.name.startswith(".")]
         if not tables or not tables[0].exists():
             raise tree_error(self, root, "expected a table")
@@ -137,7 +138,7 @@ class _Reader:
         column = {name: _find(path, found, name, getattr(options, f"{name}_column")) for name in _NAMES}
         self._group = _find(path, found, "group", options.group_column)
         for name in ("path", "caption") if found else ():
-            if not column[name]:
+            if not column[name] and not (name == "caption" and options.uncaptioned):
                 raise _column_error(path, found, f"a column {name}", name)
         self._path, self._caption, self._split, self._id, self._start, self._end = column.values()
         self._used = {self._path, self._caption, self._split, self._start, self._end}

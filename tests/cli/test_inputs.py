@@ -88,6 +88,14 @@ def test_tars(tmp_path, raw, encode, given):
     assert json.loads((tmp_path / "out/train/0.json").read_text())["n"] == 1
 
 
+def test_a_folder_of_media_with_captions_beside_them(tmp_path, raw, encode):
+    (raw / "tars").rename(tmp_path / "elsewhere")
+    (raw / "v1.txt").write_text("beside it")
+    assert "left out: 2 x no caption" in (output := encode(raw, tmp_path / "out"))
+    assert "1 samples: 1 encoded" in output
+    assert (tmp_path / "out/train/v1.txt").read_text() == "beside it"
+
+
 def test_it_is_prepared_again_only_where_that_may_change_it(tmp_path, raw, encode):
     (raw / "t.csv").write_text("path,caption\nv0.mp4,a\nv1.mp4,b\n")
     os.utime(raw / "t.csv", ns=(1, 1))
@@ -124,7 +132,7 @@ def test_another_input_does_not_take_the_place_of_the_first(tmp_path, raw, encod
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("list.txt", "v0.mp4\n", "a list of paths has no captions"),
+        ("list.txt", "v0.mp4\n", "expected a column caption"),
         ("t2.csv", "path\nv0.mp4\n", "expected a column caption"),
         ("t2.csv", "path\nv0.mp4\n", "Media without captions get some by: embedshard caption"),
         ("t2.csv", "path,caption\ngone.mp4,a\n", "not one sample; left out: missing media 1"),
@@ -132,7 +140,7 @@ def test_another_input_does_not_take_the_place_of_the_first(tmp_path, raw, encod
         ("t2.parquet", "junk", "t2.parquet is not a parquet file"),
         ("gone.csv", "", "no file"),
         ("gone.tar", "", "no tar"),
-        ("", "", "embedshard prepare folder RAW samples.parquet"),
+        ("", "", "not one sample; left out: no caption 3"),
     ],
 )
 def test_what_is_no_input(tmp_path, raw, encode, name, text, said):

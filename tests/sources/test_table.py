@@ -86,6 +86,17 @@ def test_columns_that_do_not_fit(tmp_path, header, settings, message):
         read("table", written(tmp_path, "t.csv", f"{header}\n{','.join('x' * (header.count(',') + 1))}\n"), **settings)
 
 
+def test_without_captions_where_that_is_asked_for(tmp_path):
+    path = written(tmp_path, "t.csv", "f,who\na.mp4,one\nb.mp4,two\n")
+    samples, _ = read("table", path, path_column="f", uncaptioned="true")
+    assert [(s.caption, s.meta["who"]) for s in samples] == [("", "one"), ("", "two")]
+    samples, left_out = read("table", written(tmp_path, "l.txt", "a.mp4\n\nb.mp4\r\ngone.mp4\n"), uncaptioned="true")
+    assert [(s.media.path, s.caption) for s in samples] == [("a.mp4", ""), ("b.mp4", "")]
+    assert left_out == {"gone.mp4": "missing media"}
+    with pytest.raises(InputError, match="expected a column caption"):
+        read("table", tmp_path / "l.txt")
+
+
 def test_media_that_are_not_there(tmp_path):
     rows = ["a.mp4", "gone.mp4", "https://x.org/a.mp4", "t.csv", "frames", ""]
     touch(tmp_path, "frames/1.jpg")
@@ -164,6 +175,7 @@ def test_a_folder_of_tables_named_by_split(tmp_path):
     written(tmp_path, "train_9k.csv", "path,caption\na.mp4,one\n")
     written(tmp_path, "validation-00000-of-00001.jsonl", '{"path": "b.mp4", "caption": "two"}\n')
     written(tmp_path, "notes.json", "{}")
+    written(tmp_path, "notes.txt", "no table")
     samples, _ = read("table", tmp_path)
     assert [(s.caption, s.split) for s in samples] == [("one", "train"), ("two", "val")]
 
