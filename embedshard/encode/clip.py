@@ -86,6 +86,7 @@ class ClipEncoder:
         self.device = options.device
         self._autocast = options.precision if options.precision != "fp32" else None
         self._fast = options.preprocess == "fast"
+        self._pixels: torch.Tensor | None = None
         self.preprocess = preprocess
         self.setting = {
             "model": _model_text(options.model),
@@ -127,10 +128,21 @@ class ClipEncoder:
         import torch
 
         with torch.inference_mode():
-            pixels = self.preprocess.normalise(batch)
+            pixels = self.preprocess.normalise(batch, self._pixels_for(batch))
             with self.autocast():
                 embeddings: torch.Tensor = self._encode_image(pixels)
             return embeddings.float()
+
+    def _pixels_for(self, batch: torch.Tensor) -> torch.Tensor | None:
+        """On the CPU, give the memory of the batch before again."""
+        import torch
+
+        if batch.device.type != "cpu":
+            return None
+        shape = (len(batch), 3, *batch.shape[1:3])
+        if self._pixels is None or self._pixels.shape != shape:
+            self._pixels = torch.empty(shape)
+        return self._pixels
 
     def embed(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode up to `batch_size` frames and wait for the result.

@@ -86,16 +86,19 @@ class Preprocess:
         border = (0, 0, across // 2, (across + 1) // 2, down // 2, (down + 1) // 2)
         return pad(shrunk, border, value=self._fill)
 
-    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turn (n, height, width, 3) uint8 into (n, 3, height, width) float32 on the same device."""
+    def normalise(self, frames: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn (n, height, width, 3) uint8 into (n, 3, height, width) float32 on the same device.
+
+        With `into` the result is put there: memory that is new each time costs a CPU more than the arithmetic.
+        """
         import torch
 
         mean, std = _constants(self.mean, frames.device), _constants(self.std, frames.device)
         count, height, width, channels = frames.shape
-        pixels = torch.empty((count, channels, height, width), device=frames.device)
+        pixels = torch.empty((count, channels, height, width), device=frames.device) if into is None else into
         step = 1 if frames.device.type == "cpu" else max(1, count)  # a frame stays in the CPU's cache
-        for part, into in zip(torch.split(frames, step), torch.split(pixels, step), strict=True):
-            into.copy_(part.permute(0, 3, 1, 2)).div_(255).sub_(mean).div_(std)
+        for part, place in zip(torch.split(frames, step), torch.split(pixels, step), strict=True):
+            place.copy_(part.permute(0, 3, 1, 2)).div_(255).sub_(mean).div_(std)
         return pixels
 
     @property

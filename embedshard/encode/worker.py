@@ -8,7 +8,6 @@ import no torch, unless the decoder is one of its own.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import multiprocessing
 import os
 import signal
@@ -54,7 +53,6 @@ _OVERSIZE = 4  # times the models' size: from there on a JPEG decoded smaller gi
 _JOBS_AHEAD = 2
 _MANY_WINDOWS = 500  # of a job that fits into a pipe's buffer
 _MOMENT = 0.2
-_TIMED_OUT = 1  # exit code of faulthandler's watchdog
 _ONE_FRAME = Sampling("count", Fraction(1))
 
 
@@ -445,7 +443,7 @@ class _Worker:
         self._slots.close()
         self._start()
         failed: Failed | None = None
-        if code == _TIMED_OUT:
+        if code == -signal.SIGALRM:
             failed = Failed(f"the decoder gave no frame for {self._options.timeout:g} s")
         elif self._heard or self._tries == 2:
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -465,17 +463,14 @@ def work(connection: int, memory: int, free: int) -> None:
         memory: Of the slots.
         free: Of the pipe of free slots.
     """
-    with (
-        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
-        Connection(connection) as main,
-        open(os.devnull, "w") as nowhere,
-    ):
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(connection) as main:
         options: DecodeOptions = main.recv()
         slots, profile = Slots(memory, free), Profile()
 
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
         def alive() -> None:
-            if options.timeout:
-                faulthandler.dump_traceback_later(options.timeout, exit=True, file=nowhere)
+            signal.setitimer(signal.ITIMER_REAL, options.timeout)  # SIGALRM ends the process, whatever it is at
 
         decoder = Decoder(options, profile, alive)
         main.send((None, profile.drain()))
@@ -484,7 +479,7 @@ def work(connection: int, memory: int, free: int) -> None:
             while True:
                 alive()
                 part = next(parts, None)
-                faulthandler.cancel_dump_traceback_later()
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 if part is None:
                     break
                 content: Any = part
