@@ -24,7 +24,7 @@ import numpy as np
 import webdataset as wds
 
 from embedshard import load
-from embedshard.shard.tar import write_members
+from embedshard.tar import write_members
 
 ROUNDS = 5
 

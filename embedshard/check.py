@@ -23,9 +23,9 @@ from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress, expected_dim
 from embedshard.shard.plan import triple_key
 from embedshard.shard.table import INDEX, PROGRESS, SIZES, SPLITS_CSV, read_splits
-from embedshard.shard.tar import read_members
 from embedshard.shard.triple import BadTripleError, check_array, read_caption, read_metadata, triple_paths
 from embedshard.store import is_temporary
+from embedshard.tar import read_members
 
 __all__ = ["Problem", "Report", "check", "check_processed", "check_shards"]
 

@@ -25,16 +25,17 @@ ARROWS = {
     "distinct": set(),
     "demo": {"store"},
     "manifest": {"sample", "store", "distinct"},
-    "processed": {"sample", "store"},
+    "tar": set(),
+    "processed": {"sample", "store", "tar"},
     "split": {"sample"},
     "sources": {"sample", "address", "demo"},
     "prepare": {"sources", "split", "manifest", "sample", "distinct", "store"},
     "frames": set(),
-    "encode": {"frames", "address", "manifest", "processed", "store", "sample", "distinct"},
+    "encode": {"frames", "address", "manifest", "processed", "store", "sample", "distinct", "tar", "engine"},
     "engine": set(),
-    "shard": {"processed", "sample", "distinct", "store", "engine"},
-    "check": {"processed", "shard", "sample", "distinct", "store"},
-    "load": {"shard"},
+    "shard": {"processed", "sample", "distinct", "store", "engine", "tar"},
+    "check": {"processed", "shard", "sample", "distinct", "store", "tar"},
+    "load": {"shard", "tar"},
     "compat": {
         "address",
         "distinct",
@@ -46,6 +47,7 @@ ARROWS = {
         "shard",
         "sources",
         "store",
+        "tar",
     },
     "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
 }
@@ -98,9 +100,9 @@ def test_only_listed_arrows(path):
     assert found - {here} <= ARROWS[here] | EVERYWHERE
 
 
-def test_load_reads_only_tables_and_tars_of_shard():
+def test_load_reads_only_tables_of_shard():
     names = {name for path in (PACKAGE / "load").glob("*.py") for name in imports(path)}
-    assert {name for name in names if ".shard" in name} == {"embedshard.shard.table", "embedshard.shard.tar"}
+    assert {name for name in names if ".shard" in name} == {"embedshard.shard.table"}
 
 
 @pytest.mark.parametrize("package", HEAVY)

@@ -1,5 +1,5 @@
-"""What clip-video-encode writes: loose files or tars of samples, from staged arrays. May import `shard.tar`,
-`sources`, `store`."""
+"""What clip-video-encode writes: loose files or tars of samples, from staged arrays. May import `tar`, `sources`,
+`store`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from embedshard.address import AddressOpener
 from embedshard.compat.inputs import Row, Unit
 from embedshard.errors import InputError
-from embedshard.shard.tar import write_members
 from embedshard.sources._archive import TarMember, read_tar
 from embedshard.store import publish, write_bytes
+from embedshard.tar import write_members
 
 __all__ = ["Fields", "Files", "Output", "Tars"]
 

@@ -1,4 +1,4 @@
-"""Shards to training batches, through webdataset. May import `errors`, `shard.table` and `shard.tar`."""
+"""Shards to training batches, through webdataset. May import `errors`, `shard.table` and `tar`."""
 
 from __future__ import annotations
 

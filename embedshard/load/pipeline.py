@@ -15,7 +15,7 @@ from embedshard.errors import InputError
 from embedshard.load.collate import Crop, Tokenizer, collate, crop_frames
 from embedshard.load.decode import decode
 from embedshard.shard.table import read_splits
-from embedshard.shard.tar import read_members
+from embedshard.tar import read_members
 
 if TYPE_CHECKING:
     from webdataset import DataPipeline

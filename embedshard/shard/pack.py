@@ -37,9 +37,9 @@ from embedshard.shard.table import (
     splits_bytes,
     write_changed,
 )
-from embedshard.shard.tar import write_members
 from embedshard.shard.triple import BadTripleError, triple_bytes
 from embedshard.store import exclusive, publish, remove_temporary, write_bytes
+from embedshard.tar import write_members
 
 __all__ = ["ShardReport", "shard"]
 

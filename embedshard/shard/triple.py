@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedshard.processed import Entry, NpyHeader, read_npy_header
-from embedshard.shard.tar import MAX_MEMBER
+from embedshard.tar import MAX_MEMBER
 
 __all__ = [
     "BadTripleError",

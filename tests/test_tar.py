@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedshard.shard.tar import MAX_MEMBER, read_members, write_members
+from embedshard.tar import MAX_MEMBER, read_members, write_members
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-.", min_size=1, max_size=100).filter(lambda n: n.strip("."))
 
