@@ -55,8 +55,8 @@ class SourceInfo:
 class ManifestWriter:
     """Writes samples in row groups, so that memory does not grow with their number."""
 
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: pq.ParquetWriter, row_group: int = _ROW_GROUP) -> None:
+        self._writer, self._row_group = writer, row_group
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, sample: Sample) -> None:
@@ -74,11 +74,11 @@ class ManifestWriter:
         self._rows.append(
             (sample.key, sample.split, media.path, media.kind, media.start, media.end, sample.caption, meta)
         )
-        if len(self._rows) == _ROW_GROUP:
+        if len(self._rows) == self._row_group:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held back as a row group."""
+        """Write what is held back as a row group, if there is anything."""
         if self._rows:
             columns = map(pa.array, zip(*self._rows, strict=True), SCHEMA.types)
             self._writer.write_table(pa.Table.from_arrays(list(columns), schema=SCHEMA))
@@ -86,19 +86,22 @@ class ManifestWriter:
 
 
 @contextlib.contextmanager
-def writing_manifest(path: Path | None, root: Path, source: SourceInfo) -> Iterator[ManifestWriter]:
+def writing_manifest(
+    path: Path | None, root: Path, source: SourceInfo, row_group: int = _ROW_GROUP
+) -> Iterator[ManifestWriter]:
     """Write `path` with all samples added in the block, or not at all.
 
     Args:
         path: The manifest; None to check the samples and write nothing.
         root: Raw root that the media paths start from.
         source: The raw dataset.
+        row_group: Most samples of a row group.
     """
     properties = {_PROPERTY: json.dumps({"root": str(root), "source": asdict(source)}).encode()}
     with publish(path) if path else contextlib.nullcontext(_Nowhere()) as file:
         schema = SCHEMA.with_metadata(properties)
         with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=["split", "kind"]) as parquet:
-            writer = ManifestWriter(parquet)
+            writer = ManifestWriter(parquet, row_group)
             yield writer
             writer.flush()
 
@@ -136,6 +139,16 @@ class Manifest:
     def column(self, name: str) -> Iterator[str]:
         """Yield one column's values in the order of the file."""
         return (row[name] for row in self._rows([name]))
+
+    def groups(self) -> list[int]:
+        """Give the number of samples of each row group."""
+        with pq.ParquetFile(self.path) as file:
+            return [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+
+    def group(self, number: int) -> list[Sample]:
+        """Give the samples of a row group."""
+        with pq.ParquetFile(self.path) as file:
+            return list(map(_sample, file.read_row_group(number, SCHEMA.names).to_pylist()))
 
     def digest(self) -> str:
         """Give the SHA-256 of the file."""

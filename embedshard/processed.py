@@ -34,7 +34,9 @@ __all__ = [
     "count_triples",
     "entries",
     "has_triple",
+    "json_bytes",
     "move_triple",
+    "npy_bytes",
     "read_failures",
     "read_info",
     "read_npy_header",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 PARTS = ("json", "npy", "txt")
-INFO, FAILED = "dataset.json", "failed.jsonl"
+INFO, FAILED, UNITS = "dataset.json", "failed.jsonl", "units"
 _RUN = 200_000
 
 
@@ -62,12 +64,16 @@ class DatasetInfo:
         source: The raw dataset.
         root: Where that lay when the folder was begun.
         manifest: SHA-256 of the last manifest whose samples all the triples are known to agree with.
+        units: Of the plan by which it is encoded in parts; 0 for loose triples.
+        plan: Digest of that plan.
     """
 
     encoder: Mapping[str, Any]
     source: Mapping[str, Any]
     root: str = ""
     manifest: str = ""
+    units: int = 0
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,16 +120,26 @@ def write_triple(folder: Path, key: str, array: npt.NDArray[Any], caption: str, 
         caption: Any text; stored as UTF-8 as it is.
         meta: Must survive JSON.
     """
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
     write_texts(folder, key, caption, meta)
-    write_bytes(folder / f"{key}.npy", buffer.getvalue())
+    write_bytes(folder / f"{key}.npy", npy_bytes(array))
 
 
 def write_texts(folder: Path, key: str, caption: str, meta: Mapping[str, Any]) -> None:
     """Write caption and metadata of a triple, new or in place of those that are there."""
-    write_bytes(folder / f"{key}.json", json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
+    write_bytes(folder / f"{key}.json", json_bytes(meta))
     write_bytes(folder / f"{key}.txt", caption.encode())
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """Give the content of a triple's npy."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def json_bytes(meta: Mapping[str, Any]) -> bytes:
+    """Give the content of a triple's json."""
+    return json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
 
 
 def read_texts(folder: Path, key: str) -> tuple[str, dict[str, Any]]:
@@ -252,10 +268,17 @@ def read_info(folder: Path) -> DatasetInfo | None:
 def read_failures(folder: Path) -> dict[str, Failure]:
     """Read `failed.jsonl`, the last line of a key counting; a line that a crash cut off is passed over.
 
+    Of a dataset in parts, what the records of its units say counts.
+
     Raises:
         InputError: A line is JSON, but no failure.
     """
     failures: dict[str, Failure] = {}
+    for record in sorted((folder / UNITS).glob("[0-9]*.json")):
+        found = (Failure(**failure) for failure in json.loads(record.read_bytes())["failures"])
+        failures.update((failure.key, failure) for failure in found)
+    if (folder / UNITS).is_dir():
+        return failures
     path = folder / FAILED
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
         try:

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,10 +17,11 @@ from embedshard.errors import InputError
 __all__ = ["exclusive", "is_temporary", "publish", "remove_temporary", "write_bytes", "write_json"]
 
 _TEMPORARY = ".tmp-"
+_MOMENT = 0.1  # seconds
 
 
 @contextlib.contextmanager
-def publish(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
+def publish(path: Path, *, sync: bool = True, shared: bool = False) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name only when the block ends well.
 
     The temporary name follows from the final one, so a run that takes up where a killed one stopped writes over
@@ -27,11 +30,13 @@ def publish(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
     Args:
         path: The final name; its folder is made if need be.
         sync: Flush to the disk before the rename, so that the file survives a power cut.
+        shared: Whether other processes, of other machines too, may write the same file meanwhile.
 
     Yields:
         A binary file open for writing.
     """
-    temporary = path.with_name(_TEMPORARY + path.name)
+    token = f"{uuid.uuid4().hex}-" if shared else ""
+    temporary = path.with_name(f"{_TEMPORARY}{token}{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
@@ -74,22 +79,34 @@ def remove_temporary(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, patience: float = 0) -> Iterator[None]:
     """Hold `folder` for one writing process; the hold ends with the process, however it ends.
+
+    Args:
+        folder: It is made if need be.
+        patience: Seconds to wait for another process.
 
     Raises:
         InputError: Another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
+    until = time.monotonic() + patience
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"another embedshard process is writing to {folder}; wait for it, or give another folder"
-        ) from None
-    try:
+        while not _locked(descriptor):
+            if time.monotonic() >= until:
+                raise InputError(
+                    f"another embedshard process is writing to {folder}; wait for it, or give another folder"
+                )
+            time.sleep(_MOMENT)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -49,7 +49,20 @@ ARROWS = {
         "store",
         "tar",
     },
-    "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
+    "cli": {
+        "sample",
+        "sources",
+        "prepare",
+        "demo",
+        "manifest",
+        "frames",
+        "encode",
+        "shard",
+        "check",
+        "engine",
+        "processed",
+        "store",
+    },
 }
 HEAVY = {
     "open_clip": {"encode/clip.py"},
@@ -69,6 +82,7 @@ HEAVY = {
     "webdataset": {"load/__init__.py", "load/pipeline.py"},
     "decord": {"frames/decord.py"},
     "torchcodec": {"frames/torchcodec.py"},
+    "ray": {"engine/ray.py"},
 }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedshard.cli.engines import engine_options, layout_of, sharing, submit_to_slurm
 from embedshard.cli.inputs import manifest_of
 from embedshard.cli.progress import bar
 from embedshard.errors import InputError
@@ -99,6 +100,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     "--media-root", type=click.Path(path_type=Path), help="Where the media are now, if the raw tree has moved."
 )
 @click.option("--retry-failed", is_flag=True, help="Try the samples in failed.jsonl again.")
+@engine_options
 @click.option("--similarity", is_flag=True, help="Put each frame's cosine with the caption into the metadata.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write to this JSON where the time went.")
 @click.option("--dry-run", is_flag=True, help="Look at all inputs, measure for some seconds, predict; write nothing.")
@@ -111,6 +113,10 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
 
     What is there already is not encoded again: after a crash, or when the dataset has grown, run the same command.
     A sample that fails is a line in PROCESSED/failed.jsonl.
+
+    In parts (PROCESSED/train/part-000000.tar: the triples of a unit of the run), any number of GPUs, machines and runs
+    may share the work: --device cuda:0,cuda:1; --engine ray; --engine slurm; --part 2/16. embedshard status PROCESSED
+    tells from anywhere how far they are.
     """
     from embedshard.encode.clip import device_names
     from embedshard.encode.pipeline import EncodeOptions, cores
@@ -119,7 +125,6 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
     opened = manifest_of(manifest, processed, given["dry_run"])
     sampling = _sampling(given)
     require_decoder(given["decoder"])
-    devices = device_names(given["device"])
     models = _models(processed, given)
     options = EncodeOptions(
         sampling,
@@ -127,9 +132,12 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
         **{name: given[name] for name in _SHARED},
     )
     if given["dry_run"]:
-        _predict(opened, models, devices, options)
+        _predict(opened, models, device_names(given["device"]), options)
         return
-    reports, profile = _encode(opened, models, devices, options)
+    if given["engine"] == "slurm":
+        submit_to_slurm(click.get_current_context(), processed)
+        return
+    reports, profile = _encode(opened, models, given, options)
     for folder, report in zip(models, reports, strict=True):
         _summarise(report, folder, named=len(models) > 1)
     shares = profile.shares()
@@ -169,7 +177,7 @@ def _slug(model: str, tag: str | None) -> str:
 
 
 def _encode(
-    manifest: Manifest, models: dict[Path, ModelOptions], devices: list[str], options: EncodeOptions
+    manifest: Manifest, models: dict[Path, ModelOptions], given: dict[str, Any], options: EncodeOptions
 ) -> tuple[list[EncodeReport], Profile]:
     """Encode under a progress bar."""
     begun, lock = time.monotonic(), threading.Lock()
@@ -188,7 +196,7 @@ def _encode(
                 progress.update(sum(report.finished for report in reports) - progress.n)
 
         try:
-            return _run(manifest, models, devices, options, show)
+            return _run(manifest, models, given, options, show)
         except KeyboardInterrupt:
             progress.close()
             raise click.ClickException(f"stopped; {_GOES_ON}") from None
@@ -198,19 +206,21 @@ def _encode(
 
 
 def _run(
-    manifest: Manifest, models: dict[Path, ModelOptions], devices: list[str], options: EncodeOptions, show: Progress
+    manifest: Manifest, models: dict[Path, ModelOptions], given: dict[str, Any], options: EncodeOptions, show: Progress
 ) -> tuple[list[EncodeReport], Profile]:
-    """Encode in this process on one device, or in one for each of several."""
-    if len(devices) > 1:
-        from embedshard.encode.devices import encode_on
+    """Encode into loose triples in this process, or into parts by an engine."""
+    names = ", ".join(folder.name if len(models) > 1 else model.model for folder, model in models.items())
+    if layout_of(manifest, list(models), given) == "parts":
+        from embedshard.encode.parts import encode_in_parts
 
-        names = ", ".join(folder.name if len(models) > 1 else model.model for folder, model in models.items())
-        click.echo(f"{names} on {', '.join(devices)}; {options.sampling}")
-        return encode_on(manifest, models, devices, options, show)
-    from embedshard.encode.clip import load_encoder
+        with sharing(given, options) as (share, each):
+            click.echo(f"{names} on {', '.join(share.devices)}; {options.sampling}; in parts")
+            return encode_in_parts(manifest, models, each, share, show)
+    from embedshard.encode.clip import device_names, load_encoder
     from embedshard.encode.run import encode_by_all
 
-    encoders = {folder: load_encoder(replace(model, device=devices[0])) for folder, model in models.items()}
+    (device,) = device_names(given["device"])[:1]
+    encoders = {folder: load_encoder(replace(model, device=device)) for folder, model in models.items()}
     for encoder in encoders.values():
         click.echo(
             f"{encoder.setting['model']} ({encoder.setting['pretrained']}) on {encoder.device}, "

@@ -17,7 +17,7 @@ from embedshard.address import file_of
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.pipeline import EncodeOptions, Output, Pipeline
 from embedshard.encode.profile import Profile, Shares
-from embedshard.encode.run import media_root, setting_of
+from embedshard.encode.run import loose, media_root, setting_of
 from embedshard.encode.work import Outcome, Problem, Work, works
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
@@ -98,7 +98,7 @@ def estimate(
     times: list[float] = []
     with tempfile.TemporaryDirectory(prefix="embedshard-") as folder:
         outputs = [
-            Output(Path(folder) / str(number), encoder, setting_of(encoder, options), manifest.source.name)
+            Output(encoder, setting_of(encoder, options), manifest.source.name, loose(Path(folder) / str(number)))
             for number, encoder in enumerate(encoders.values())
         ]
         for outcome in Pipeline(outputs, options, root, profile).run(_for_a_while(look.chosen)):

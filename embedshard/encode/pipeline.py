@@ -29,10 +29,9 @@ from embedshard.encode.work import Outcome, Problem, Work
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Message, Opened, decoded
 from embedshard.frames import Sampling
 from embedshard.frames.plan import Indices
-from embedshard.processed import write_triple
 from embedshard.sample import Sample
 
-__all__ = ["WRITERS", "EncodeOptions", "Output", "Pipeline"]
+__all__ = ["WRITERS", "EncodeOptions", "Output", "Pipeline", "Triple"]
 
 WRITERS = 4
 _WRITES_AHEAD = 256
@@ -68,35 +67,37 @@ class EncodeOptions:
     similarity: bool = False
 
 
-@dataclass(frozen=True)
-class Output:
-    """A processed dataset and the model that fills it.
+class Triple(NamedTuple):
+    """What is written of a sample: (frame_count, embed_dim) embeddings, caption and metadata."""
 
-    Attributes:
-        folder: Gets `train/ val/ test/`.
-        encoder: The model.
-        setting: What the metadata says of it.
-        source: Name of the raw dataset's source.
-    """
-
-    folder: Path
-    encoder: ClipEncoder
-    setting: Mapping[str, Any]
-    source: str
-
-
-class _Triple(NamedTuple):
-    folder: Path
+    split: str
     key: str
     array: npt.NDArray[Any]
     caption: str
     meta: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Output:
+    """A processed dataset and the model that fills it.
+
+    Attributes:
+        encoder: The model.
+        setting: What the metadata says of it.
+        source: Name of the raw dataset's source.
+        write: Puts a triple to where it stays, given the number of its work; called by several threads.
+    """
+
+    encoder: ClipEncoder
+    setting: Mapping[str, Any]
+    source: str
+    write: Callable[[int, Triple], None]
+
+
 class _Finished(NamedTuple):
     """A media that is encoded: its triples by output, and what to tell once they are written."""
 
-    triples: dict[int, list[_Triple]]
+    triples: dict[int, list[Triple]]
     outcome: Outcome
 
 
@@ -158,6 +159,7 @@ class Pipeline:
             OSError: The disk is full, or cannot be written.
         """
         stopped = threading.Event()
+        self._waiting, self._all_decoded = 0, False
         messages = decoded(self._jobs(works), self._decoding, self._options.workers, stopped, self._profile)
         with ThreadPoolExecutor(WRITERS, "writer") as self._writers:
             try:
@@ -225,13 +227,13 @@ class Pipeline:
         if media.ended is None or media.out:
             return
         del self._media[number]
-        triples: dict[int, list[_Triple]] = {output: [] for output in media.work.outputs}
+        triples: dict[int, list[Triple]] = {output: [] for output in media.work.outputs}
         problems: list[Problem] = []
         for samples, clip in zip(media.work.clips.values(), _clips(media), strict=True):
             for sample, outputs in samples:
                 for output in outputs:
                     triple = clip if isinstance(clip, str) else self._triple(media, output, sample, clip)
-                    if isinstance(triple, _Triple):
+                    if isinstance(triple, Triple):
                         triples[output].append(triple)
                     else:
                         stage, _, reason = triple.partition(": ")
@@ -253,11 +255,10 @@ class Pipeline:
             for triple, cosines in zip(triples, found, strict=True):
                 triple.meta["caption_similarity"] = cosines
         for finished in self._finished:
-            together = [triple for triples in finished.triples.values() for triple in triples]
-            self._writing.append((self._writers.submit(self._to_disk, together), finished.outcome))
+            self._writing.append((self._writers.submit(self._to_disk, finished), finished.outcome))
         self._finished = []
 
-    def _triple(self, media: _Media, output: int, sample: Sample, rows: Indices) -> _Triple | str:
+    def _triple(self, media: _Media, output: int, sample: Sample, rows: Indices) -> Triple | str:
         """Make the triple of a clip's sample, from those of its rows that decoded; or say at which stage it failed."""
         assert media.opened
         assert media.ended
@@ -275,9 +276,8 @@ class Pipeline:
             stored = embeddings.astype(self._options.dtype)
         if not np.isfinite(stored).all():
             return f"encode: an embedding is not finite as {self._options.dtype}"
-        folder = self._outputs[output].folder / sample.split
         meta = self._meta(self._outputs[output], sample, media.opened, rows, warnings)
-        return _Triple(folder, sample.key, stored, sample.caption, meta)
+        return Triple(sample.split, sample.key, stored, sample.caption, meta)
 
     def _meta(
         self, output: Output, sample: Sample, opened: Opened, rows: Indices, warnings: tuple[str, ...]
@@ -301,10 +301,11 @@ class Pipeline:
             own["warnings"] = list(warnings)
         return {**dataset_fields(sample), **own}
 
-    def _to_disk(self, triples: list[_Triple]) -> None:
+    def _to_disk(self, finished: _Finished) -> None:
         with self._profile.spent("write"):
-            for triple in triples:
-                write_triple(*triple)
+            for output, triples in finished.triples.items():
+                for triple in triples:
+                    self._outputs[output].write(finished.outcome.number, triple)
 
     def _written(self, ahead: int) -> Iterator[Outcome]:
         """Yield the outcomes whose triples are on disk, and wait until at most `ahead` are not."""

@@ -57,6 +57,8 @@ def claim(processed: Path, manifest: Manifest, wanted: DatasetInfo, moved: bool)
         manifest.validate()
         write_info(processed, wanted)
         return wanted
+    if before.units:
+        raise InputError(f"{processed} holds parts; go on with: --layout parts")
     require_same_setting(processed, before.encoder, wanted.encoder)
     other_root = before.root != wanted.root and not moved
     if other_root or before.source.get("name") != wanted.source["name"]:

@@ -12,12 +12,12 @@ from typing import Any
 from embedshard import __version__
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.ledger import EncodeReport, Ledger
-from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline
+from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
 from embedshard.encode.profile import Profile
 from embedshard.encode.work import Outcome, Problem, Work, works
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
-from embedshard.processed import DatasetInfo
+from embedshard.processed import DatasetInfo, write_triple
 from embedshard.sample import Sample
 
 __all__ = ["EncodeOptions", "EncodeReport", "encode", "encode_by_all"]
@@ -78,7 +78,7 @@ def encode_by_all(
 
     def runner(ledgers: Sequence[Ledger]) -> Runner:
         outputs = [
-            Output(folder, encoder, ledger.info.encoder, ledger.info.source["name"])
+            Output(encoder, ledger.info.encoder, ledger.info.source["name"], loose(folder))
             for (folder, encoder), ledger in zip(encoders.items(), ledgers, strict=True)
         ]
         return Pipeline(outputs, options, media_root(manifest, options), profile).run
@@ -147,6 +147,15 @@ def _count(outcome: Outcome, reports: Sequence[EncodeReport]) -> None:
         report.warned += warned
         report.media += outcome.decoded
         report.frames += outcome.frames.get(output, 0)
+
+
+def loose(processed: Path) -> Callable[[int, Triple], None]:
+    """Give what writes triples as loose files into a processed dataset."""
+
+    def write(number: int, triple: Triple) -> None:
+        write_triple(processed / triple.split, triple.key, triple.array, triple.caption, triple.meta)
+
+    return write
 
 
 def media_root(manifest: Manifest, options: EncodeOptions) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from embedshard.distinct import id_hash
 from embedshard.manifest import Manifest
 from embedshard.sample import Sample
 
-__all__ = ["Due", "Outcome", "Problem", "Window", "Work", "works"]
+__all__ = ["Due", "Outcome", "Problem", "Window", "Work", "by_media", "works", "works_of"]
 
 Window: TypeAlias = tuple[float | None, float | None]
 Due: TypeAlias = Callable[[Sample], list[int]]
@@ -82,8 +82,15 @@ def works(manifest: Manifest, due: Due, fail: Callable[[Problem], None]) -> Iter
         due: Gives the outputs that lack a sample.
         fail: Takes a sample that cannot even be tried.
     """
-    numbers = itertools.count()
-    for samples in _by_media(manifest, due):
+    return works_of(by_media(manifest, due), fail)
+
+
+def works_of(
+    groups: Iterable[list[tuple[Sample, list[int]]]], fail: Callable[[Problem], None], first: int = 0
+) -> Iterator[Work]:
+    """Yield works, numbered from `first` on, of samples that come with the outputs that lack them, media by media."""
+    numbers = itertools.count(first)
+    for samples in groups:
         found: dict[tuple[str, str, float], dict[Window, list[tuple[Sample, list[int]]]]] = {}
         for sample, outputs in samples:
             try:
@@ -98,7 +105,7 @@ def works(manifest: Manifest, due: Due, fail: Callable[[Problem], None]) -> Iter
             yield Work(next(numbers), path, kind, rate, clips)
 
 
-def _by_media(manifest: Manifest, due: Due) -> Iterator[list[tuple[Sample, list[int]]]]:
+def by_media(manifest: Manifest, due: Due = lambda sample: [0]) -> Iterator[list[tuple[Sample, list[int]]]]:
     """Yield the samples that are due, those of one media together; only media with several rows are held back."""
     ids, counts = np.unique(array("Q", map(id_hash, manifest.column("media"))), return_counts=True)
     several = dict(zip(ids[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))

@@ -8,14 +8,11 @@ import no torch, unless the decoder is one of its own.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
-import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing.connection import Connection, wait
@@ -29,6 +26,7 @@ from embedshard.address import AddressOpener
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.profile import Profile
 from embedshard.encode.slots import Slots
+from embedshard.engine.process import start_process
 from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels, Sampling, Timeline, open_reader
 from embedshard.frames.colour import Matrix, Planes, rgb
@@ -44,7 +42,6 @@ __all__ = [
     "Message",
     "Opened",
     "decoded",
-    "start_process",
 ]
 
 _CHUNK = 16  # frames
@@ -334,33 +331,6 @@ def _decoded_here(jobs: Iterable[Job], options: DecodeOptions, profile: Profile)
                     yield job.number, Frames(rows, layers, *part.frames[0][1:])
                 else:
                     yield job.number, part
-
-
-def start_process(
-    function: Callable[..., None], descriptors: tuple[int, ...] = (), environment: Mapping[str, str] | None = None
-) -> tuple[Connection, subprocess.Popen[bytes]]:
-    """Start a process that runs a function, without the user's main module, which `multiprocessing` would import.
-
-    Args:
-        function: Of a module; is called with a descriptor of a connection to this process, and with `descriptors`.
-        descriptors: Open ones that the process inherits.
-        environment: Variables that it gets beside those of this process.
-
-    Returns:
-        The connection and the process; it gets no signals of the terminal.
-    """
-    ours, theirs = multiprocessing.Pipe()
-    passed = (theirs.fileno(), *descriptors)
-    code = f"from {function.__module__} import {function.__name__} as run; run{passed}".replace(",)", ")")
-    path = os.pathsep.join(filter(None, sys.path))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-        pass_fds=passed,
-        start_new_session=True,
-    )
-    theirs.close()
-    return ours, process
 
 
 class _Pending:

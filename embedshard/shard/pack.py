@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedshard.engine import Worker, each
 from embedshard.engine.local import run
 from embedshard.errors import InputError
 from embedshard.processed import require_processed
@@ -199,8 +200,8 @@ def _pack(output: Path, plan: Plan, records: dict[str, TarRecord], workers: int,
         raise errors[0]
 
 
-def _packer() -> Callable[[Unit], TarRecord]:
-    return _pack_tar
+def _packer(slot: int) -> Worker:
+    return each(_pack_tar)
 
 
 def _pack_tar(unit: Unit) -> TarRecord:

@@ -1,0 +1,315 @@
+"""A worker of units: its models, the units it is at, and the parts that come of them."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any
+
+from embedshard.encode.clip import ClipEncoder, ModelOptions, load_encoder
+from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
+from embedshard.encode.profile import Profile
+from embedshard.encode.run import setting_of
+from embedshard.encode.units import BEAT, Record, Unit, UnitFolder, part_name
+from embedshard.encode.work import Outcome, Problem, Work, works_of
+from embedshard.engine import Worker
+from embedshard.manifest import Manifest
+from embedshard.processed import (
+    DatasetInfo,
+    Failure,
+    json_bytes,
+    npy_bytes,
+    read_info,
+    require_same_setting,
+    write_info,
+)
+from embedshard.sample import Sample
+from embedshard.store import exclusive, publish
+from embedshard.tar import read_members, write_members
+
+__all__ = ["Setup", "all_failed", "make_worker", "profile_of"]
+
+_IN_MEMORY = 1 << 26  # bytes of a part, beyond which it waits on the disk
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told.
+
+    Attributes:
+        models: By the folder that each fills.
+        devices: That the slots take in turn.
+        options: Those of one slot.
+        plan: The samples, a row group a unit.
+        manifest: Digest of the manifest.
+        root: Where the media are.
+    """
+
+    models: dict[Path, ModelOptions]
+    devices: tuple[str, ...]
+    options: EncodeOptions
+    plan: Manifest
+    manifest: str
+    root: Path
+
+
+def make_worker(setup: Setup, slot: int) -> Worker:
+    """Load the models on the slot's device, and see that their settings are those of the folders."""
+    device = setup.devices[slot % len(setup.devices)]
+    encoders = {folder: load_encoder(replace(model, device=device)) for folder, model in setup.models.items()}
+    for folder, encoder in encoders.items():
+        _claim(folder, setting_of(encoder, setup.options), setup)
+    return _UnitEncoder(setup, encoders).run
+
+
+def all_failed(unit: Unit, error: Exception, setup: Setup) -> list[tuple[Record | None, Record]]:
+    """Record that a unit came to nothing, where it is not done; gives the records before and now."""
+    folders = [UnitFolder(processed) for processed in setup.models]
+    opened = _OpenUnit(unit, setup, list(setup.models), folders)
+    for group in opened.groups():
+        for sample, outputs in group:
+            for output in outputs:
+                opened.fail(Problem(output, sample, "encode", str(error)))
+    return opened.write()
+
+
+def profile_of(options: EncodeOptions, slots: int) -> Profile:
+    """Give an empty profile of so many workers."""
+    decoders = options.workers * slots
+    return Profile({"decode": decoders, "preprocess": decoders, "encode": slots, "write": WRITERS * slots})
+
+
+def _claim(processed: Path, setting: Mapping[str, Any], setup: Setup) -> None:
+    """Write `dataset.json`, or check that the folder was begun with the same setting."""
+    plan = setup.plan
+    units, digest = len(plan.groups()), plan.path.stem
+    wanted = DatasetInfo(setting, asdict(plan.source), str(plan.root), setup.manifest, units, digest)
+    with exclusive(processed, patience=60):
+        before = read_info(processed)
+        if before is None:
+            write_info(processed, wanted)
+        else:
+            require_same_setting(processed, before.encoder, setting)
+
+
+class _UnitEncoder:
+    """Encodes units, several at once so that the decoders need not wait for the end of one."""
+
+    def __init__(self, setup: Setup, encoders: Mapping[Path, ClipEncoder]) -> None:
+        self._setup, self._processed = setup, list(encoders)
+        self._folders = [UnitFolder(folder) for folder in encoders]
+        self._profile = profile_of(setup.options, 1)
+        outputs = [
+            Output(encoder, dict(_info(folder).encoder), setup.plan.source.name, partial(self._keep, output))
+            for output, (folder, encoder) in enumerate(encoders.items())
+        ]
+        self._pipeline = Pipeline(outputs, setup.options, setup.root, self._profile)
+        self._open: dict[int, _OpenUnit] = {}
+        self._owners: dict[int, _OpenUnit] = {}
+        self._works = 0
+
+    def run(self, units: Iterator[Unit]) -> Iterator[tuple[Unit, Any]]:
+        """Encode units and yield each with its records, before and now by output, and the busy seconds it took."""
+        stopped = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(stopped,), daemon=True)
+        beating.start()
+        try:
+            for outcome in self._pipeline.run(self._works_of(units)):
+                self._owners.pop(outcome.number).add(outcome)
+                yield from self._ready()
+            yield from self._ready()
+        finally:
+            stopped.set()
+            beating.join()
+            for number in self._open:
+                for folder in self._folders:
+                    folder.release(number)
+            self._open.clear()
+            self._owners.clear()
+
+    def _works_of(self, units: Iterator[Unit]) -> Iterator[Work]:
+        """Open units and yield their works; in the thread that hands works to the decoders."""
+        for unit in units:
+            opened = _OpenUnit(unit, self._setup, self._processed, self._folders)
+            self._open[unit.number] = opened
+            for work in works_of(opened.groups(), opened.fail, self._works):
+                self._works = work.number + 1
+                opened.given += 1
+                self._owners[work.number] = opened
+                yield work
+            opened.sealed = True
+
+    def _keep(self, output: int, number: int, triple: Triple) -> None:
+        self._owners[number].drafts[output].keep(triple)
+
+    def _ready(self) -> Iterator[tuple[Unit, Any]]:
+        for opened in [opened for opened in self._open.values() if opened.whole]:
+            records = opened.write()
+            del self._open[opened.unit.number]
+            yield opened.unit, (records, self._profile.drain())
+
+    def _beat(self, stopped: threading.Event) -> None:
+        while not stopped.wait(BEAT):
+            for folder in self._folders:
+                folder.beat(list(self._open))
+
+
+def _info(processed: Path) -> DatasetInfo:
+    info = read_info(processed)
+    assert info
+    return info
+
+
+class _OpenUnit:
+    """A unit on its way: what it lacks, by output, and what has come back.
+
+    Attributes:
+        drafts: By output what its part will hold.
+        given: Works that are handed out.
+        sealed: Whether all are.
+    """
+
+    def __init__(self, unit: Unit, setup: Setup, processed: Sequence[Path], folders: Sequence[UnitFolder]) -> None:
+        self.unit, self._folders, self._began = unit, folders, time.time()
+        self.given, self._back, self.sealed = 0, 0, False
+        self._samples = setup.plan.group(unit.number)
+        self.drafts: dict[int, _Draft] = {}
+        self._before: dict[int, Record] = {}
+        for output, (path, folder) in enumerate(zip(processed, folders, strict=True)):
+            before = folder.read(unit.number) if folder.has(unit.number) else None
+            if before:
+                self._before[output] = before
+            if before is None or (setup.options.retry_failed and before.failures):
+                self.drafts[output] = _Draft(path, unit.number, self._samples, before)
+                folder.claim(unit.number)
+
+    def groups(self) -> Iterator[list[tuple[Sample, list[int]]]]:
+        """Yield the samples that are due, media by media, with the outputs that lack them."""
+        for _, group in groupby(self._samples, lambda sample: sample.media.path):
+            lacking = [(sample, [o for o, draft in self.drafts.items() if draft.lacks(sample)]) for sample in group]
+            if found := [(sample, outputs) for sample, outputs in lacking if outputs]:
+                yield found
+
+    def fail(self, problem: Problem) -> None:
+        """Note a sample that has no triple."""
+        self.drafts[problem.output].fail(problem)
+
+    def add(self, outcome: Outcome) -> None:
+        """Note what became of a work."""
+        for problem in outcome.problems:
+            self.fail(problem)
+        for output, (_, warned) in outcome.written.items():
+            draft = self.drafts[output]
+            draft.warned += warned
+            draft.media += outcome.decoded
+            draft.frames += outcome.frames.get(output, 0)
+        self._back += 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has come back."""
+        return self.sealed and self._back == self.given
+
+    def write(self) -> list[tuple[Record | None, Record]]:
+        """Write the parts, and then the records; gives the record before and now of every output."""
+        for output, draft in self.drafts.items():
+            self._folders[output].write(draft.record(self._began))
+        return [
+            (self._before.get(output), folder.read(self.unit.number)) for output, folder in enumerate(self._folders)
+        ]
+
+
+@dataclass
+class _Draft:
+    """A part in the making: triples come in any order and leave in the plan's.
+
+    Attributes:
+        processed: The dataset.
+        unit: Number of the unit.
+        samples: Of the unit.
+        before: Its record, where only what failed is tried again.
+    """
+
+    processed: Path
+    unit: int
+    samples: list[Sample]
+    before: Record | None
+    warned: int = 0
+    media: int = 0
+    frames: int = 0
+    _failures: dict[str, Failure] = field(default_factory=dict)
+    _places: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="embedshard-")  # noqa: SIM115
+        self._keeping = threading.Lock()
+        self._attempts = {failure.key: failure.attempt for failure in self.before.failures} if self.before else {}
+
+    def lacks(self, sample: Sample) -> bool:
+        """Tell whether a sample is to be encoded."""
+        return self.before is None or sample.key in self._attempts
+
+    def keep(self, triple: Triple) -> None:
+        """Put a triple aside until the part is written."""
+        pieces = {"json": json_bytes(triple.meta), "npy": npy_bytes(triple.array), "txt": triple.caption.encode()}
+        with self._keeping:
+            place = self._spool.seek(0, 2)
+            self._spool.write(b"".join(pieces.values()))
+            places = self._places.setdefault(triple.key, [])
+            for part, data in pieces.items():
+                places.append((f"{triple.key}.{part}", place, len(data)))
+                place += len(data)
+
+    def fail(self, problem: Problem) -> None:
+        """Note a sample that has no triple."""
+        sample = problem.sample
+        attempt = self._attempts.get(sample.key, 0) + 1
+        self._failures[sample.key] = Failure(
+            sample.key, sample.split, sample.media.path, problem.stage, problem.reason, attempt
+        )
+
+    def record(self, began: float) -> Record:
+        """Write the part, if it has any triple, and give the record of the unit."""
+        split = self.samples[0].split
+        path = self.processed / split / part_name(self.unit)
+        old = self._old(path)
+        keys = [sample.key for sample in self.samples if sample.key in self._places or sample.key in old]
+        if lost := [s.key for s in self.samples if s.key not in self._failures and s.key not in {*keys}]:
+            raise RuntimeError(f"unit {self.unit}: neither a triple nor a failure of {', '.join(lost[:5])}")
+        size, sha256 = (self.before.bytes, self.before.sha256) if self.before else (0, "")
+        if self._places:
+            with publish(path, shared=True) as file:
+                size, sha256 = write_members(file, self._members(keys, old))
+        path.parent.mkdir(exist_ok=True)
+        self._spool.close()
+        before, seconds = self.before, time.time() - began
+        return Record(
+            self.unit, split, len(self.samples), len(keys), self.warned + (before.warned if before else 0),
+            self.media + (before.media if before else 0), self.frames + (before.frames if before else 0), size, sha256,
+            began, round(seconds, 3), socket.gethostname(), list(self._failures.values()),
+        )  # fmt: skip
+
+    def _old(self, path: Path) -> dict[str, list[tuple[str, bytes]]]:
+        """Give the triples of the part that is there, by key."""
+        found: dict[str, list[tuple[str, bytes]]] = {}
+        if self.before and self.before.done:
+            with path.open("rb") as file:
+                for name, data in read_members(file):
+                    found.setdefault(name.partition(".")[0], []).append((name, data))
+        return found
+
+    def _members(self, keys: Sequence[str], old: Mapping[str, list[tuple[str, bytes]]]) -> Iterator[tuple[str, bytes]]:
+        for key in keys:
+            if key in old:
+                yield from old[key]
+                continue
+            for name, place, size in self._places[key]:
+                self._spool.seek(place)
+                yield name, self._spool.read(size)
