@@ -15,6 +15,7 @@ from embedshard.cli.prepare import prepare
 from embedshard.cli.run import run
 from embedshard.cli.shard import shard
 from embedshard.cli.sources import sources
+from embedshard.cli.status import status
 from embedshard.errors import InputError
 
 __all__ = ["main"]
@@ -42,10 +43,11 @@ def main() -> None:
     embedshard prepare SOURCE RAW samples.parquet      raw tree to manifest, seconds
     embedshard caption samples.parquet captioned/      captions by a CoCa model, for media that have none
     embedshard encode  samples.parquet processed/      manifest to embeddings, the long one; run it again to go on
+    embedshard status  processed/                      how far that is, from any machine
     embedshard shard   processed/ shards/              triples to tars, splits.csv
     embedshard check   shards/                         is everything there, and right?
     """
 
 
-for command in (sources, prepare, caption, encode, shard, check, run, demo):
+for command in (sources, prepare, caption, encode, status, shard, check, run, demo):
     main.add_command(command)

@@ -15,7 +15,7 @@ import click
 
 from embedshard.cli.engines import engine_options, layout_of, sharing, submit_to_slurm
 from embedshard.cli.inputs import manifest_of
-from embedshard.cli.progress import bar
+from embedshard.cli.progress import bar, duration
 from embedshard.errors import InputError
 
 if TYPE_CHECKING:
@@ -269,18 +269,9 @@ def _predict(manifest: Manifest, models: dict[Path, ModelOptions], devices: list
             f"measured {found.measured} media in {found.shares.seconds:.1f} s on {devices[0]}; "
             f"{found.shares.sentence}\n"
             f"predicted: {found.frames:.0f} frames, {found.size / 1e6:.1f} MB of triples, {shards} shards of {_SHARD}, "
-            f"{_duration(found.seconds)} on {', '.join(devices)}"
+            f"{duration(found.seconds)} on {', '.join(devices)}"
         )
     click.echo("dry run: wrote nothing")
-
-
-def _duration(seconds: float) -> str:
-    """Give a time in the two largest units that count."""
-    whole = max(1, round(seconds))
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def _summarise(report: EncodeReport, processed: Path, named: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-__all__ = ["bar", "table"]
+__all__ = ["bar", "duration", "table"]
 
 
 def bar(total: int | None, unit: str) -> Any:
@@ -26,3 +26,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     for row in zip(*columns, strict=True):
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
         click.echo("  " + "  ".join(cells).rstrip())
+
+
+def duration(seconds: float) -> str:
+    """Give a time in the two largest units that count."""
+    whole = max(1, round(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -28,7 +28,7 @@ from embedshard.processed import UNITS, Failure
 from embedshard.sample import SPLITS, Sample
 from embedshard.store import publish, remove_temporary
 
-__all__ = ["BEAT", "Record", "Unit", "UnitFolder", "part_name", "plan_units", "usual_size"]
+__all__ = ["BEAT", "Record", "Unit", "UnitFolder", "open_plan", "part_name", "plan_units", "usual_size"]
 
 BEAT = 20.0  # seconds between signs of life
 _STALE = 6 * BEAT
@@ -103,13 +103,13 @@ def plan_units(manifest: Manifest, processed: Path, size: int) -> Manifest:
     Raises:
         InputError: The folder has the plan of another manifest or size, or the manifest is wrong.
     """
-    folder, digest = processed / UNITS, manifest.digest()
-    there = sorted(folder.glob("plan-*.parquet"))
+    digest, there = manifest.digest(), open_plan(processed)
     if there:
-        return open_manifest(_same_plan(processed, there[0], digest, size))
+        _require_same(processed, there.path, digest, size)
+        return there
     size = size or usual_size(manifest.rows)
     manifest.validate()
-    path = folder / f"plan-{size}-{_digest(digest, size)}.parquet"
+    path = processed / UNITS / f"plan-{size}-{_digest(digest, size)}.parquet"
     with writing_manifest(path, manifest.root.absolute(), manifest.source, manifest.rows + 1) as writer:
         for samples in _cut(manifest, size):
             for sample in samples:
@@ -118,7 +118,13 @@ def plan_units(manifest: Manifest, processed: Path, size: int) -> Manifest:
     return open_manifest(path)
 
 
-def _same_plan(processed: Path, path: Path, manifest: str, size: int) -> Path:
+def open_plan(processed: Path) -> Manifest | None:
+    """Open the plan of a processed dataset, if it has one."""
+    there = sorted((processed / UNITS).glob("plan-*.parquet"))
+    return open_manifest(there[0]) if there else None
+
+
+def _require_same(processed: Path, path: Path, manifest: str, size: int) -> None:
     _, its_size, digest = path.stem.split("-")
     if digest != _digest(manifest, int(its_size)):
         raise InputError(
@@ -128,7 +134,6 @@ def _same_plan(processed: Path, path: Path, manifest: str, size: int) -> Path:
         )
     if size not in (0, int(its_size)):
         raise InputError(f"{processed} was begun with --unit {its_size}, found --unit {size}; leave it out")
-    return path
 
 
 def _digest(manifest: str, size: int) -> str:

@@ -103,17 +103,24 @@ class _Pool:
                 raise message
             yield from self._bury(slot)
         elif message == _WANT:
-            item = self._again.popleft() if self._again else next(self._pending, None)
-            self._left = self._left and item is not None
-            if item:
-                slot.units[item[0]] = item[1]
-            self._send(slot, item)
+            self._send(slot, self._next(slot))
         elif message == _IDLE:
             slot.idle = True
         else:
             number, outcome = message
             slot.deaths = 0
             yield slot.units.pop(number), outcome
+
+    def _next(self, slot: _Slot) -> tuple[int, Any] | None:
+        """Give a slot another unit; one that a process died with is alone, so that no other dies of it."""
+        if slot.units and (self._again or any(number in self._tries for number in slot.units)):
+            return None
+        item = self._again.popleft() if self._again else next(self._pending, None)
+        if item:
+            slot.units[item[0]] = item[1]
+        else:
+            self._left = False
+        return item
 
     def _bury(self, slot: _Slot) -> Iterator[tuple[Any, Any]]:
         """Start a dead slot's process again and put its units back; one that has met death too often fails."""

@@ -111,17 +111,14 @@ class _Crew:
         self._deaths: Counter[int] = Counter()
         self._ready: set[int] = set()
         remote: Any = ray.remote
-        make = remote(
-            num_cpus=options.cpus,
-            num_gpus=options.gpus,
-            max_restarts=-1,
-            max_task_retries=0,
-            max_concurrency=_AHEAD + 1,
-        )(_Actor)
-        self._actors = {slot: make.remote(make_worker, slot) for slot in range(slots)}
-        self._flights: dict[Any, _Flight] = {
-            actor.ready.remote(): _Flight(slot) for slot, actor in self._actors.items()
-        }
+        self._make = remote(num_cpus=options.cpus, num_gpus=options.gpus, max_restarts=0, max_concurrency=_AHEAD + 1)(
+            _Actor
+        )
+        self._make_worker = make_worker
+        self._actors: dict[int, Any] = {}
+        self._flights: dict[Any, _Flight] = {}
+        for slot in range(slots):
+            self._start(slot)
 
     def run(self) -> Iterator[tuple[Any, Any]]:
         """Hand out units until all are back."""
@@ -135,8 +132,8 @@ class _Crew:
                 outcome = ray.get(ref)
             except RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from None
-            except RayActorError as error:
-                yield from self._bury(flight, error)
+            except RayActorError:
+                yield from self._bury(flight)
             else:
                 self._ready.add(flight.slot)
                 if flight.number >= 0:
@@ -157,41 +154,54 @@ class _Crew:
         for actor in self._actors.values():
             ray.kill(actor)
 
+    def _start(self, slot: int) -> None:
+        """Start an actor; where there is no room for it, it waits for some."""
+        self._actors[slot] = self._make.remote(self._make_worker, slot)
+        self._flights[self._actors[slot].ready.remote()] = _Flight(slot)
+
     def _fill(self, slot: int) -> None:
-        while sum(out.slot == slot and out.number >= 0 for out in self._flights.values()) < _AHEAD:
+        """Give units to an actor; one that an actor died with is alone, so that no other dies of it."""
+        while True:
+            out = [flight.number for flight in self._flights.values() if flight.slot == slot]
+            if len(out) == _AHEAD or any(number in self._tries for number in out) or (out and self._again):
+                return
             item: Any = self._again.popleft() if self._again else next(self._pending, None)
             if item is None:
                 return
             self._flights[self._actors[slot].run.remote(item[1])] = _Flight(slot, *item)
 
-    def _bury(self, flight: _Flight, error: Exception) -> Iterator[tuple[Any, Any]]:
-        """Put back the unit of an actor that died; ask whether it has come back, once for all its calls."""
-        self._ready.discard(flight.slot)
+    def _bury(self, flight: _Flight) -> Iterator[tuple[Any, Any]]:
+        """Put back the unit of an actor that died; start another, once for all its calls."""
         if flight.number >= 0:
             self._tries[flight.number] += 1
             if self._tries[flight.number] < _TRIES:
                 self._again.append((flight.number, flight.unit))
             else:
                 yield flight.unit, WorkerDiedError(f"the worker process died {_TRIES} times on it")
-        if any(out.slot == flight.slot and out.number < 0 for out in self._flights.values()):
-            return
-        if cause := getattr(error, "cause", None):
-            raise InputError(f"a worker could not start: {cause}") from error
+        self._ready.discard(flight.slot)
+        if any(out.slot == flight.slot for out in self._flights.values()):
+            return  # to the last of its calls
         self._deaths[flight.slot] += 1
         if self._deaths[flight.slot] < _DEATHS:
-            self._flights[self._actors[flight.slot].ready.remote()] = _Flight(flight.slot)
+            self._start(flight.slot)
 
 
 class _Actor:
     """A worker in a process of the cluster, for calls that come from several threads."""
 
     def __init__(self, make_worker: MakeWorker, slot: int) -> None:
-        self._worker = make_worker(slot)
+        self._error: Exception | None = None
+        try:
+            self._worker = make_worker(slot)
+        except Exception as error:  # which Ray would only tell as a text
+            self._error = error
         self._calls: queue.SimpleQueue[tuple[Any, Future[Any]]] = queue.SimpleQueue()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def ready(self) -> None:
-        """Answer."""
+        """Answer once the worker is made, with the error if it cannot be."""
+        if self._error:
+            raise self._error
 
     def run(self, unit: Any) -> Any:
         """Give the outcome of a unit."""

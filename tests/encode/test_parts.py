@@ -251,7 +251,9 @@ def test_runs_that_are_killed_lose_nothing(tmp_path, model, rows):
     words += ["--dtype", "float32", "--unit", 4, "--slots", 2, "--workers", 1]
     command = [sys.executable, "-m", "embedshard", *map(str, words)]
     for kills in range(3):
-        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 60
         while len(part_bytes(out) if out.exists() else ()) <= kills and process.poll() is None:
             assert time.monotonic() < deadline

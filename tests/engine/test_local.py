@@ -101,6 +101,24 @@ def test_a_unit_that_kills_its_process_takes_no_other_with_it() -> None:
     assert outcomes == {unit: unit * unit for unit in (0, 1, 6, 7, 8, 9)}
 
 
+def poisoned(slot: int) -> Worker:
+    """Draws all it can get before it starts, and dies if unit 5 is among it."""
+
+    def worker(units: Iterator[int]) -> Iterator[tuple[int, int]]:
+        drawn = list(units)
+        if 5 in drawn:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from ((unit, unit) for unit in drawn)
+
+    return worker
+
+
+def test_units_that_were_with_a_deadly_one_are_not_blamed() -> None:
+    outcomes = dict(run(range(12), poisoned, 2))
+    assert isinstance(outcomes.pop(5), WorkerDiedError)
+    assert outcomes == {unit: unit for unit in range(12) if unit != 5}
+
+
 def test_a_unit_that_was_with_a_dead_worker_is_done_by_another(tmp_path: Path) -> None:
     assert sorted(run(range(10), partial(dies_once, tmp_path), 2)) == [(unit, unit) for unit in range(10)]
     assert (tmp_path / "died").exists()

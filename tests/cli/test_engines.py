@@ -1,0 +1,75 @@
+"""Who encodes and into which layout, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from embedshard.cli import engines
+from tests.cli.test_commands import encode, raw, run  # noqa: F401
+
+PARTS = ("--layout", "parts", "--unit", 2)
+
+
+@pytest.fixture
+def prepared(tmp_path, raw) -> Path:  # noqa: F811
+    run("prepare", "folder", raw, tmp_path / "samples.parquet")
+    return tmp_path
+
+
+def test_parts_and_their_status(prepared, tiny_model):
+    assert "5 encoded" in encode(prepared, tiny_model, *PARTS).output
+    found = run("status", prepared / "processed", "--json", prepared / "status.json").output
+    assert "0 running" in found
+    assert "5 encoded, 0 failed, 0 to do, of 5" in found
+    assert json.loads((prepared / "status.json").read_text())["encoded"] == 5
+    assert "0 encoded, 5 were there" in encode(prepared, tiny_model).output, "the layout that is there is taken"
+    output = encode(prepared, tiny_model, "--layout", "loose", code=1).output
+    assert "holds parts; go on with: --layout parts" in output
+
+
+def test_shares_by_any_scheduler(prepared, tiny_model):
+    for part in ("1/2", "2/2"):
+        encode(prepared, tiny_model, "--unit", 1, "--part", part)
+    assert "5 encoded, 0 failed, 0 to do, of 5" in run("status", prepared / "processed").output
+    output = encode(prepared, tiny_model, "--part", "3/2", code=2).output
+    assert "expected I/N with I from 1 to N" in output
+
+
+def test_large_manifests_are_encoded_in_parts(prepared, tiny_model, monkeypatch):
+    monkeypatch.setattr(engines, "_LARGE", 5)
+    encode(prepared, tiny_model)
+    assert list((prepared / "processed").rglob("*.tar"))
+    assert not list((prepared / "processed").rglob("*.npy"))
+
+
+def test_loose_triples_are_for_one_process(prepared, tiny_model):
+    output = encode(prepared, tiny_model, "--layout", "loose", "--slots", 2, code=1).output
+    assert "one process on one device writes loose triples; leave out --slots" in output
+    encode(prepared, tiny_model)
+    output = encode(prepared, tiny_model, "--slots", 2, code=1).output
+    assert "holds loose triples" in output
+
+
+def test_slurm_gets_the_command_again(prepared, tiny_model, monkeypatch):
+    programs = prepared / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    output = encode(
+        prepared, tiny_model, "--unit", 1, "--engine", "slurm", "--slots", 2, "--sbatch", "--gpus=1", "--normalize"
+    ).output
+    assert "Submitted batch job 7" in output
+    text = (prepared / "processed/units/slurm.sh").read_text()
+    assert f"encode {prepared / 'samples.parquet'} {prepared / 'processed'}" in text
+    assert "--normalize --workers 0 --unit 1 --layout parts --part $SLURM_ARRAY_TASK_ID/2" in text
+    assert "#SBATCH --gpus=1" in text
+
+
+def test_ray(prepared, tiny_model):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    assert "5 encoded" in encode(prepared, tiny_model, "--unit", 2, "--engine", "ray").output
+    assert "5 encoded, 0 failed, 0 to do, of 5" in run("status", prepared / "processed").output
