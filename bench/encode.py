@@ -5,8 +5,9 @@
 50 clips of ten seconds, 340x256, one frame a second, and a model that costs next to nothing. In alternating rounds:
 this package with `exact` preprocessing (its default) and `fast`; clip-video-encode 1.3.0 at its best number of workers;
 a plain loop over decord, and our bare decoder, in a process for each core, which stand before the clock starts while
-our own decode processes start within it. `free device` is `fast` where normalising costs nothing, as on a GPU: what is
-left is decoding, and the way of the frames. `long` are four times as many clips. A ratio is the median of each round's.
+our own decode processes start within it. `free device` is the way of a GPU: it gets the planes, and shrinking and
+normalising cost the cores nothing; what is left is decoding, the way of the frames, and the files. `long` are four
+times as many clips. A ratio is the median of each round's.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def contenders(
     encoders = {
         "exact": StubEncoder("exact"),
         "fast": StubEncoder("fast"),
-        "free device": StubEncoder("fast", normalises=False),
+        "free device": StubEncoder("exact", free=True),
     }
     runs: dict[str, Callable[[Path], Round]] = {
         **{name: partial(ours, manifest, encoder) for name, encoder in encoders.items()},

@@ -7,6 +7,7 @@ import torch
 
 from embedshard.encode.clip import ClipEncoder, ModelOptions
 from embedshard.encode.preprocess import Preprocess
+from embedshard.frames.colour import Matrix
 
 __all__ = ["MEAN", "STD", "StubEncoder", "StubModel"]
 
@@ -30,15 +31,33 @@ class StubEncoder(ClipEncoder):
 
     Args:
         preprocess: `exact` or `fast`.
-        normalises: Whether colours are normalised here, on the CPU. Where a GPU would do it, a few pixels of each frame
-            are enough.
+        free: Whether shrinking and normalising cost next to nothing too, as for the cores beside a GPU: it takes planes
+            as a GPU does, copies them, and looks at a few pixels.
     """
 
-    def __init__(self, preprocess: str, normalises: bool = True) -> None:
-        self._step = 1 if normalises else 16
+    def __init__(self, preprocess: str, free: bool = False) -> None:
+        self._free = free
         options = ModelOptions("stub", device="cpu", precision="fp32", preprocess=preprocess, batch_size=64)
         super().__init__(StubModel(), Preprocess((224, 224), MEAN, STD), options)
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether it takes whole frames."""
+        return self._free or super().shrinks
+
+    @property
+    def converts(self) -> bool:
+        """Whether it takes planes."""
+        return self._free
+
+    def shrink(self, frames: torch.Tensor, matrix: Matrix | None = None) -> torch.Tensor:
+        """Give (n, 224, 224, 3)."""
+        if not self._free:
+            return super().shrink(frames, matrix)
+        copied = frames.clone().flatten(1)[:, : 224 * 224]
+        return copied.reshape(len(frames), 224, 224, 1).expand(-1, -1, -1, 3)
+
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
         """Give (n, 512) of (n, height, width, 3)."""
-        return super().encode(batch[:, :: self._step, :: self._step])
+        step = 16 if self._free else 1
+        return super().encode(batch[:, ::step, ::step])

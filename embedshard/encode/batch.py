@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from embedshard.encode.profile import Profile
 from embedshard.frames import Pixels
-from embedshard.frames.colour import Matrix, rgb
+from embedshard.frames.colour import Matrix
 from embedshard.frames.plan import Indices
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class _Stage:
         if not whole:
             return frames
         with profile.spent("preprocess"):
-            return self._encoder.shrink(rgb(frames, matrix) if matrix else frames)
+            return self._encoder.shrink(frames, matrix)
 
     def put(self, at: int, frames: torch.Tensor) -> None:
         """Put frames into the batch from a place on."""
@@ -169,7 +169,7 @@ class _CudaStage:
             frames = torch.from_numpy(pixels).pin_memory().to(self._device, non_blocking=True)
             if not whole:
                 return frames
-            return self._encoder.shrink(rgb(frames, matrix) if matrix else frames)
+            return self._encoder.shrink(frames, matrix)
 
     def put(self, at: int, frames: torch.Tensor) -> None:
         """Put frames into the batch from a place on."""

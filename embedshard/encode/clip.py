@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from embedshard.encode.preprocess import Preprocess
 from embedshard.errors import InputError
+from embedshard.frames.colour import Matrix, rgb
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +113,17 @@ class ClipEncoder:
         """Whether it makes RGB of planes too."""
         return self.device.startswith("cuda")
 
-    def shrink(self, frames: torch.Tensor) -> torch.Tensor:
-        """Shrink whole frames (n, height, width, 3) uint8 on the device to the model's size."""
-        return self.preprocess.shrink_on_device(frames, self._fast)
+    def shrink(self, frames: torch.Tensor, matrix: Matrix | None = None) -> torch.Tensor:
+        """Shrink whole frames on the device to the model's size.
+
+        Args:
+            frames: (n, height, width, 3) uint8 RGB.
+            matrix: Given for planes (n, height * 3 / 2, width) that have to be made RGB first.
+
+        Returns:
+            (n, size[0], size[1], 3) uint8.
+        """
+        return self.preprocess.shrink_on_device(rgb(frames, matrix) if matrix else frames, self._fast)
 
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
         """Encode a batch on the device; on CUDA it returns before the work is done.

@@ -24,7 +24,7 @@ from embedshard.encode.batch import Batcher
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.profile import Profile
 from embedshard.encode.resume import dataset_fields
-from embedshard.encode.text import CaptionEncoder, caption_similarity
+from embedshard.encode.text import SIMILARITY, CaptionEncoder, caption_similarity
 from embedshard.encode.work import Outcome, Problem, Work
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Message, Opened, decoded
 from embedshard.frames import Sampling
@@ -253,7 +253,7 @@ class Pipeline:
             with self._profile.spent("encode"):
                 found = caption_similarity(encoder, [t.array for t in triples], [t.caption for t in triples])
             for triple, cosines in zip(triples, found, strict=True):
-                triple.meta["caption_similarity"] = cosines
+                triple.meta[SIMILARITY] = cosines
         for finished in self._finished:
             self._writing.append((self._writers.submit(self._to_disk, finished), finished.outcome))
         self._finished = []

@@ -14,11 +14,13 @@ from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.ledger import EncodeReport, Ledger
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
 from embedshard.encode.profile import Profile
+from embedshard.encode.text import add_similarity
 from embedshard.encode.work import Outcome, Problem, Work, works
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
 from embedshard.processed import DatasetInfo, write_triple
 from embedshard.sample import Sample
+from embedshard.store import exclusive
 
 __all__ = ["EncodeOptions", "EncodeReport", "encode", "encode_by_all"]
 
@@ -84,7 +86,12 @@ def encode_by_all(
         return Pipeline(outputs, options, media_root(manifest, options), profile).run
 
     settings = {folder: setting_of(encoder, options) for folder, encoder in encoders.items()}
-    return run(manifest, settings, options, runner, lambda reports: progress(reports, profile)), profile
+    reports = run(manifest, settings, options, runner, lambda reports: progress(reports, profile))
+    for (folder, encoder), report in zip(encoders.items(), reports, strict=True):
+        if options.similarity and report.done_before:
+            with exclusive(folder):
+                add_similarity(folder, manifest.samples(), encoder)
+    return reports, profile
 
 
 def run(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedshard.encode.clip import ClipEncoder, load_tokenizer
+from embedshard.processed import has_triple, read_texts, write_texts
+from embedshard.sample import Sample
 
-__all__ = ["CaptionEncoder", "caption_similarity", "cosines"]
+__all__ = ["SIMILARITY", "CaptionEncoder", "add_similarity", "caption_similarity", "cosines"]
+
+SIMILARITY = "caption_similarity"
 
 _DIGITS = 6
 
@@ -62,6 +68,36 @@ def caption_similarity(
         [round(float(value), _DIGITS) for value in cosines(frames, text)]
         for frames, text in zip(embeddings, texts, strict=True)
     ]
+
+
+def add_similarity(processed: Path, samples: Iterable[Sample], encoder: ClipEncoder) -> int:
+    """Put the similarity into the metadata of loose triples that are without it.
+
+    Args:
+        processed: The processed dataset.
+        samples: Those whose triples are looked at.
+        encoder: The model that encoded their frames.
+
+    Returns:
+        How many it was put into.
+    """
+    captions, count = CaptionEncoder(encoder), 0
+    lacking = (found for sample in samples if (found := _lacking(processed / sample.split, sample.key)))
+    while batch := list(islice(lacking, encoder.batch_size)):
+        arrays = [np.load(folder / f"{key}.npy") for folder, key, _, _ in batch]
+        values = caption_similarity(captions, arrays, [caption for _, _, caption, _ in batch])
+        for (folder, key, caption, meta), cosines_ in zip(batch, values, strict=True):
+            write_texts(folder, key, caption, {**meta, SIMILARITY: cosines_})
+        count += len(batch)
+    return count
+
+
+def _lacking(folder: Path, key: str) -> tuple[Path, str, str, dict[str, Any]] | None:
+    """Give folder, key, caption and metadata of a triple that has no similarity."""
+    if not has_triple(folder, key):
+        return None
+    caption, meta = read_texts(folder, key)
+    return None if SIMILARITY in meta else (folder, key, caption, meta)
 
 
 def cosines(frames: npt.NDArray[Any], text: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -419,6 +419,25 @@ def test_similarity_is_each_frames_cosine_with_the_caption(tmp_path, tiny_model,
     assert "caption_similarity" not in json.loads(Path(f"{path}.json").read_text())
 
 
+def test_similarity_comes_to_triples_that_are_there(tmp_path, encoder):
+    rows = manifest(tmp_path, raw_tree(tmp_path))
+    encode(rows, tmp_path / "at once", encoder, replace(OPTIONS, similarity=True))
+    encode(rows, tmp_path / "later", encoder, OPTIONS)
+    report = encode(rows, tmp_path / "later", encoder, replace(OPTIONS, similarity=True))
+    assert (report.done, report.done_before) == (0, 7)
+    for path in sorted((tmp_path / "at once").rglob("*.json")):
+        later = json.loads((tmp_path / "later" / path.relative_to(tmp_path / "at once")).read_text())
+        if path.name != "dataset.json":
+            expected = json.loads(path.read_text())
+            assert later.pop("caption_similarity") == pytest.approx(expected.pop("caption_similarity"), abs=1e-5)
+            assert later == expected
+    new = manifest(tmp_path, [one._replace(caption="another one") for one in raw_tree(tmp_path)])
+    encode(new, tmp_path / "later", encoder, replace(OPTIONS, similarity=True))
+    encode(new, tmp_path / "anew", encoder, replace(OPTIONS, similarity=True))
+    found, anew = (json.loads((tmp_path / folder / "val/x--v1-2emp4.json").read_text()) for folder in ("later", "anew"))
+    assert found["caption_similarity"] == pytest.approx(anew["caption_similarity"], abs=1e-5)
+
+
 def test_two_models_in_one_run_give_what_each_gives_alone(tmp_path, encoder):
     """One wants other pixels, one lacks other samples; each media is decoded once for both."""
     save_random_model(tmp_path / "large", embed_dim=32, seed=1, image_size=256)
