@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from embedshard.frames import Sampling
     from embedshard.manifest import Manifest
 
-__all__ = ["encode"]
+__all__ = ["encode", "models_of"]
 
 _REASONS = 5
 _SHARD = 10000
@@ -125,7 +125,7 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
     opened = manifest_of(manifest, processed, given["dry_run"])
     sampling = _sampling(given)
     require_decoder(given["decoder"])
-    models = _models(processed, given)
+    models = models_of(processed, given)
     options = EncodeOptions(
         sampling,
         workers=cores() if given["workers"] is None else given["workers"],
@@ -149,7 +149,7 @@ def encode(manifest: Path, processed: Path, **given: Any) -> None:
         raise click.ClickException("not one sample could be encoded")
 
 
-def _models(processed: Path, given: dict[str, Any]) -> dict[Path, ModelOptions]:
+def models_of(processed: Path, given: dict[str, Any]) -> dict[Path, ModelOptions]:
     """Give the models by the folder that each fills: PROCESSED itself, or one in it for each of several."""
     from embedshard.encode.clip import ModelOptions, brings_weights
 

@@ -5,7 +5,8 @@
     encode: {model: ViT-B-32, pretrained: laion2b_s34b_b79k, fps: 1}
     shard: {maxcount: 10000}
 
-A section's keys are the long options of the command of that name, without the dashes.
+A section's keys are the long options of the command of that name, without the dashes; one that may be given several
+times takes a list. Several models of `encode` have a folder each in processed/ and in shards/.
 """
 
 from __future__ import annotations
@@ -179,11 +180,14 @@ def _words(option: click.Option, value: _Value) -> list[str]:
         if not isinstance(value.value, dict):
             raise InputError(f"{value.where}: expected `name: value` pairs, found {value.value!r}")
         return [f"{flag}={name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in value.value.items()]
+    values = value.value if option.multiple and isinstance(value.value, list) else [value.value]
+    texts = [_text(_Value(one, value.where)) for one in values]
     try:
-        option.type.convert(_text(value), option, None)
+        for text in texts:
+            option.type.convert(text, option, None)
     except click.BadParameter as error:
         raise InputError(f"{value.where}: {error.message}") from error
-    return [f"{flag}={_text(value)}"]
+    return [f"{flag}={text}" for text in texts]
 
 
 def _text(value: _Value) -> str:

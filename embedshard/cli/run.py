@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from embedshard.cli.check import check
-from embedshard.cli.encode import encode
+from embedshard.cli.encode import encode, models_of
 from embedshard.cli.prepare import prepare
 from embedshard.cli.shard import shard
 from embedshard.errors import InputError
@@ -33,14 +33,15 @@ def run(recipe: Path, raw: Path | None, out: Path | None, settings: tuple[str, .
     overrides |= {name: json.dumps(path, ensure_ascii=False) for name, path in paths.items()}
     plan = read_recipe(recipe, overrides, {"prepare": prepare, "encode": encode, "shard": shard})
     manifest, processed, shards = (str(plan.out / name) for name in ("samples.parquet", "processed", "shards"))
-    positional = {"prepare": [plan.source, str(plan.raw), manifest], "encode": [manifest, processed]}
-    positional["shard"] = [processed, shards]
-    contexts = [
-        (command, command.make_context(name, [*plan.arguments[name], "--", *positional[name]]))
-        for name, command in (("prepare", prepare), ("encode", encode), ("shard", shard))
-    ]
-    leak = [word for word in plan.arguments["prepare"] if word == "--allow-leak"]
-    contexts.append((check, check.make_context("check", [*leak, "--", shards])))
+    arguments = plan.arguments
+    prepared = prepare.make_context("prepare", [*arguments["prepare"], "--", plan.source, str(plan.raw), manifest])
+    encoded = encode.make_context("encode", [*arguments["encode"], "--", manifest, processed])
+    contexts: list[tuple[click.Command, click.Context]] = [(prepare, prepared), (encode, encoded)]
+    leak = [word for word in arguments["prepare"] if word == "--allow-leak"]
+    for folder in models_of(Path(processed), encoded.params):
+        target = str(Path(shards) / folder.relative_to(processed))
+        contexts.append((shard, shard.make_context("shard", [*arguments["shard"], "--", str(folder), target])))
+        contexts.append((check, check.make_context("check", [*leak, "--", target])))
     for command, context in contexts:
         click.secho(f"== {command.name}", bold=True)
         with context:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from embedshard.cli.prepare import prepare
 from embedshard.cli.recipe import read_recipe
 from embedshard.cli.shard import shard
 from embedshard.demo import image_bytes
+from embedshard.encode.clip import save_random_model
 from embedshard.errors import InputError
 from embedshard.sources import all_sources
 
@@ -66,7 +68,8 @@ def test_the_command_line_overrides(tmp_path):
         (GOOD.replace("raw: raw, ", ""), r"missing raw: \(source and raw belong into the section prepare\)"),
         (GOOD.replace("shard:", "shards:"), "line 7: no section 'shards'; expected out, prepare, encode, shard"),
         (GOOD.replace("{frames: true}", "frames"), r"line 2: prepare\.option: expected `name: value` pairs"),
-        (GOOD.replace("ViT-B-32", "[a, b]"), r"line 4: encode\.model: expected one value"),
+        (GOOD.replace("ViT-B-32", "[a, [b]]"), r"line 4: encode\.model: expected one value"),
+        (GOOD.replace("30000/1001", "[1, 2]"), r"line 5: encode\.fps: expected one value"),
         (GOOD.replace("  model: ViT-B-32\n", ""), r"r\.yaml: missing encode\.model; write it"),
         (GOOD.replace(" ViT-B-32", ""), r"missing encode\.model"),
         (GOOD.replace("out: out", "out:"), "missing out:"),
@@ -160,3 +163,20 @@ def test_run_stops_before_work_when_a_later_section_is_wrong(tmp_path, monkeypat
     result = CliRunner().invoke(main, ["run", "r.yaml"])
     assert "line 7: shard.seed" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_run_takes_several_models_to_shards_of_their_own(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    save_random_model(tmp_path / "second", embed_dim=32, seed=1)
+    Path("r.yaml").write_text(
+        "out: out\nprepare: {source: folder, raw: raw}\n"
+        f"encode: {{model: [{tiny_model}, second], device: cpu, workers: 0}}\n"
+    )
+    CliRunner().invoke(main, ["demo", "folder", "raw"])
+    result = CliRunner().invoke(main, ["run", "r.yaml"])
+    assert result.exit_code == 0, result.output
+    dims = {
+        path.parent.name: json.loads(path.read_text())["embed_dim"] for path in Path("out/shards").glob("*/index.json")
+    }
+    assert dims == {tiny_model.name: 64, "second": 32}
+    assert result.output.count("all right") == 2
