@@ -1,7 +1,8 @@
-"""Triples on disk: `<split>/<key>.npy`, `.txt`, `.json`. May import `sample` and `store`.
+"""Triples on disk: `<split>/<key>.npy`, `.txt`, `.json`. May import `sample`, `store` and `tar`.
 
 Layout of the "Processed dataset" of clip-video-encode's dataset README: a folder `train/ val/ test/` with, for
 every key, an array (frame_count, embed_dim), a caption and metadata. A triple is whole once its npy is there.
+Beside such loose files, or instead of them, a split may have parts, `part-000000.tar` and so on: tars of triples.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import heapq
 import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +25,26 @@ import numpy.typing as npt
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS
 from embedshard.store import is_temporary, write_bytes, write_json
+from embedshard.tar import index_members, mapped
 
 __all__ = [
     "PARTS",
+    "Damaged",
     "DatasetInfo",
     "Entry",
     "Failure",
     "FailureLog",
     "NpyHeader",
+    "Place",
+    "arrays",
     "count_triples",
+    "encoded",
     "entries",
     "has_triple",
     "json_bytes",
     "move_triple",
     "npy_bytes",
+    "part_paths",
     "read_failures",
     "read_info",
     "read_npy_header",
@@ -44,6 +52,7 @@ __all__ = [
     "remove_triple",
     "require_processed",
     "require_same_setting",
+    "sorted_rows",
     "write_failures",
     "write_info",
     "write_texts",
@@ -53,6 +62,11 @@ __all__ = [
 PARTS = ("json", "npy", "txt")
 INFO, FAILED, UNITS = "dataset.json", "failed.jsonl", "units"
 _RUN = 200_000
+_MEMBERS = (*PARTS, "cap")
+_PART_NAME = re.compile(r"part-\d{6,}\.tar")
+
+Damaged = Callable[[Path, str], None]
+"""Called with a part that is damaged, and how."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +102,29 @@ class Failure:
     attempt: int
 
 
+class Place(NamedTuple):
+    """Where the content of a member lies in a part; `plain` is whether its header is as `embedshard.tar` writes it."""
+
+    offset: int
+    size: int
+    plain: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The files of one key of a split: which of `json`, `npy`, `txt` (or `cap`) are there."""
+    """What there is of one key of a split: which of `json`, `npy`, `txt` (or `cap`).
+
+    Attributes:
+        key: The name without the ending.
+        parts: The endings, sorted.
+        tar: The part that they lie in; empty for loose files.
+        places: Where in it, in the order of `parts`.
+    """
 
     key: str
     parts: tuple[str, ...]
+    tar: str = ""
+    places: tuple[Place, ...] = ()
 
     @property
     def caption_part(self) -> str | None:
@@ -158,13 +189,56 @@ def move_triple(folder: Path, key: str, target: Path) -> None:
 
 
 def count_triples(folder: Path) -> int:
-    """Count the arrays of all splits."""
-    folders = [folder / split for split in SPLITS if (folder / split).is_dir()]
-    count = 0
-    for path in folders:
-        with os.scandir(path) as files:
-            count += sum(file.name.endswith(".npy") and not is_temporary(file.name) for file in files)
-    return count
+    """Count the arrays of all splits, in both layouts."""
+    return sum(1 for split in SPLITS for _ in arrays(folder / split))
+
+
+def arrays(folder: Path, damaged: Damaged | None = None) -> Iterator[tuple[str, str, Place | None]]:
+    """Yield every array of a split's folder, in no order.
+
+    Args:
+        folder: `<processed>/<split>`; one that does not exist holds nothing.
+        damaged: What to do about a damaged part, whose members before the damage are yielded.
+
+    Yields:
+        Its key, its file, and where in it the array lies, None for a loose one.
+
+    Raises:
+        InputError: A part is damaged, and `damaged` not given.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as files:
+        for file in files:
+            if file.name[1:].endswith(".npy") and not is_temporary(file.name):
+                yield file.name.removesuffix(".npy"), file.path, None
+    for path in part_paths(folder):
+        for key, part, place in _part_members(path, damaged):
+            if part == "npy":
+                yield key, str(path), place
+
+
+def encoded(folder: Path, samples: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Tell which samples of a processed dataset have a triple, in either layout.
+
+    Args:
+        folder: The processed dataset.
+        samples: Split and key of each.
+
+    Raises:
+        InputError: A part is damaged.
+    """
+    found = {(split, key) for split, key in samples if has_triple(folder / split, key)}
+    for split in {split for split, _ in samples}:
+        for path in part_paths(folder / split):
+            names = ((split, key) for key, part, place in _part_members(path, None) if part == "npy" and place.size)
+            found.update(name for name in names if name in samples)
+    return found
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """Give the parts of a split's folder, sorted."""
+    return sorted(path for path in folder.glob("part-*.tar") if _PART_NAME.fullmatch(path.name))
 
 
 def has_triple(folder: Path, key: str) -> bool:
@@ -181,22 +255,30 @@ def remove_triple(folder: Path, key: str) -> None:
         (folder / f"{key}.{part}").unlink(missing_ok=True)
 
 
-def entries(folder: Path, order: Callable[[str], str] = str) -> Iterator[Entry]:
-    """Yield what a split's folder holds, key by key, in flat memory however many files there are.
+def entries(folder: Path, order: Callable[[str], str] = str, damaged: Damaged | None = None) -> Iterator[Entry]:
+    """Yield what a split's folder holds, key by key, in flat memory however many files and members there are.
 
-    Files that are no part of a triple, and half-written ones, are passed over; `check` reports them.
+    Files and members that are no part of a triple, and half-written ones, are passed over; `check` reports them.
 
     Args:
         folder: `<processed>/<split>`; one that does not exist holds nothing.
         order: Gives the text that keys are sorted by; it must differ for different keys.
+        damaged: What to do about a damaged part, whose members before the damage are yielded.
 
     Yields:
-        One `Entry` a key, sorted by `order(key)`.
+        One `Entry` a key, sorted by `order(key)`; for a key that is there more than once one for each place, the
+        loose files first.
+
+    Raises:
+        InputError: A part is damaged, and `damaged` not given.
     """
     if not folder.is_dir():
         return
-    for (_, key), names in groupby(_sorted_names(folder, order), key=lambda row: row[:2]):
-        yield Entry(key, tuple(part for _, _, part in names))
+    rows = sorted_rows(_names(folder, order, damaged))
+    for (_, key, tar), group in groupby(rows, key=lambda row: row[:3]):
+        members = [row[3:] for row in group]
+        places = tuple(Place(*row[1:]) for row in members) if tar else ()
+        yield Entry(key, tuple(row[0] for row in members), tar, places)
 
 
 def read_npy_header(head: bytes) -> NpyHeader:
@@ -323,30 +405,58 @@ def _line(failure: Failure) -> bytes:
     return json.dumps(asdict(failure), ensure_ascii=False).encode() + b"\n"
 
 
-def _sorted_names(folder: Path, order: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
-    """Yield (order, key, part) sorted: runs of names are sorted in memory, spilled and merged."""
-    with tempfile.TemporaryDirectory(prefix="embedshard-") as spill:
-        runs: list[Iterable[tuple[str, str, str]]] = []
-        run: list[tuple[str, str, str]] = []
-        with os.scandir(folder) as files:
-            for name in (file.name for file in files):
+def _names(folder: Path, order: Callable[[str], str], damaged: Damaged | None) -> Iterator[tuple[Any, ...]]:
+    """Yield (order, key, part's name, ending, and for a member of a part its place)."""
+    with os.scandir(folder) as files:
+        for name in (file.name for file in files):
+            key, _, part = name.rpartition(".")
+            if key and part in _MEMBERS and not is_temporary(name):
+                yield order(key), key, "", part
+    for path in part_paths(folder):
+        last, place_in_order = "", ""
+        for key, part, place in _part_members(path, damaged):
+            if key != last:
+                last, place_in_order = key, order(key)
+            yield place_in_order, key, path.name, part, *place
+
+
+def _part_members(path: Path, damaged: Damaged | None) -> Iterator[tuple[str, str, Place]]:
+    """Yield key, ending and place of every member of a part that is one of a triple's."""
+    name = ""
+    try:
+        with mapped(path) as tar:
+            for name, offset, size, plain in index_members(tar):
                 key, _, part = name.rpartition(".")
-                if key and part in ("json", "npy", "txt", "cap") and not is_temporary(name):
-                    run.append((order(key), key, part))
-                if len(run) == _RUN:
-                    runs.append(_spilled(sorted(run), Path(spill) / str(len(runs))))
-                    run = []
-        yield from heapq.merge(*runs, sorted(run))
+                if key and part in _MEMBERS:
+                    yield key, part, Place(offset, size, plain)
+    except (OSError, ValueError) as error:
+        what = f"{error}, after {name}" if name else str(error)
+        if damaged is None:
+            raise InputError(
+                f"{path} is damaged: {what}\n  remove it and run the same embedshard encode command again"
+            ) from error
+        damaged(path, what)
 
 
-def _spilled(run: list[tuple[str, str, str]], path: Path) -> Iterator[tuple[str, str, str]]:
-    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+def sorted_rows(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Sort rows of texts and numbers in flat memory: runs are sorted in memory, spilled and merged."""
+    with tempfile.TemporaryDirectory(prefix="embedshard-") as spill:
+        runs: list[Iterable[tuple[Any, ...]]] = []
+        run: list[tuple[Any, ...]] = []
+        for row in rows:
+            run.append(row)
+            if len(run) == _RUN:
+                runs.append(_spilled(sorted(run), Path(spill) / str(len(runs))))
+                run = []
+        yield from heapq.merge(*runs, sorted(run)) if runs else sorted(run)
+
+
+def _spilled(run: list[tuple[Any, ...]], path: Path) -> Iterator[tuple[Any, ...]]:
+    with path.open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in run)
 
-    def rows() -> Iterator[tuple[str, str, str]]:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                order, key, part = json.loads(line)
-                yield order, key, part
+    def rows() -> Iterator[tuple[Any, ...]]:
+        with path.open() as file:
+            yield from (tuple(json.loads(line)) for line in file)
 
     return rows()
