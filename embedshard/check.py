@@ -5,8 +5,8 @@ Damage is never raised but reported, with tar, key and field; a whole sample at 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +18,23 @@ import numpy as np
 
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
-from embedshard.processed import Entry, entries, has_triple, read_failures, read_info, require_processed
+from embedshard.processed import (
+    Entry,
+    encoded,
+    entries,
+    is_part,
+    part_paths,
+    read_failures,
+    read_info,
+    require_processed,
+)
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress, expected_dim
 from embedshard.shard.plan import triple_key
 from embedshard.shard.table import INDEX, PROGRESS, SIZES, SPLITS_CSV, read_splits
-from embedshard.shard.triple import BadTripleError, check_array, read_caption, read_metadata, triple_paths
+from embedshard.shard.triple import BadTripleError, Reader, check_array, media_id, read_caption, read_metadata
 from embedshard.store import is_temporary
-from embedshard.tar import read_members
+from embedshard.tar import index_members, mapped, read_members
 
 __all__ = ["Problem", "Report", "check", "check_processed", "check_shards"]
 
@@ -124,7 +133,7 @@ def check_processed(
     except InputError as error:
         report.add("dataset.json", str(error))
     try:
-        embed_dim = expected_dim(folder, info, progress, begin)
+        embed_dim = expected_dim(folder, info, progress, begin, lambda path, what: None)
     except InputError as error:
         report.add(str(folder), str(error))
     _check_leftovers(report, folder, "")
@@ -182,8 +191,8 @@ def _check_samples(
         shape, metadata = _check_pieces(report, found, embed_dim)
         embed_dim = embed_dim or shape[1]
         report.counts["frames"] += shape[0]
-        if media_id := _media_id(metadata):
-            media.add(media_id, _tag(found.split))
+        if name := media_id(metadata):
+            media.add(name, _tag(found.split))
         progress(1)
     if not report.counts["samples"]:
         report.add(str(report.folder), "no samples")
@@ -239,27 +248,28 @@ def _name_repeated(
     for found in samples(Report(report.kind, report.folder)):
         if id_hash(found.key) in key_hashes:
             keys.setdefault(found.key, []).append(found.place)
-        media_id = _media_id(_quiet_metadata(found.pieces.get("json", b"{}"))) if media_hashes else None
-        if media_id and id_hash(media_id) in media_hashes:
-            media.setdefault(media_id, {}).setdefault(found.split, f"{found.place}/{found.key}")
+        name = media_id(_quiet_metadata(found.pieces.get("json", b"{}"))) if media_hashes else None
+        if name and id_hash(name) in media_hashes:
+            media.setdefault(name, {}).setdefault(found.split, f"{found.place}/{found.key}")
     for key, places in keys.items():
         if len(places) > 1:
             report.add(f"{places[1]}/{key}", f"key is there {len(places)} times: {', '.join(places[:4])}")
-    leaks = {media_id: where for media_id, where in media.items() if len(where) > 1}
+    leaks = {name: where for name, where in media.items() if len(where) > 1}
     if allow_leak and leaks:
         report.notes.append(f"{len(leaks)} media are in more than one split")
         return
-    for media_id, where in leaks.items():
-        report.add(", ".join(where.values()), f"media {media_id!r} is in the splits {', '.join(where)}")
+    for name, where in leaks.items():
+        report.add(", ".join(where.values()), f"media {name!r} is in the splits {', '.join(where)}")
 
 
 def _check_failures(report: Report, folder: Path) -> None:
     """Check that no key that `failed.jsonl` names has a triple."""
     try:
         failures = read_failures(folder)
-        for failure in failures.values():
-            if has_triple(folder / failure.split, failure.key):
-                report.add(f"{failure.split}/{failure.key}", "failed.jsonl names it, but it has a triple")
+        for split, key in sorted(encoded(folder, {(failure.split, failure.key) for failure in failures.values()})):
+            report.add(f"{split}/{key}", "failed.jsonl names it, but it has a triple")
+    except InputError as error:
+        report.add("failed.jsonl", str(error))
     except (TypeError, ValueError, OSError) as error:
         report.add("failed.jsonl", f"is damaged: {error}")
     else:
@@ -268,20 +278,28 @@ def _check_failures(report: Report, folder: Path) -> None:
 
 
 def _processed_samples(folder: Path, problems: Report) -> Iterator[_Found]:
+    def damaged(path: Path, what: str) -> None:
+        problems.add(f"{path.parent.name}/{path.name}", f"is damaged: {what}; what follows is not checked")
+
     for split in SPLITS:
         if (folder / split).is_dir():
             _check_leftovers(problems, folder / split, f"{split}/")
-        for entry in entries(folder / split):
-            yield _Found(split, split, triple_key(entry.key), _read_pieces(folder / split, entry, problems))
+        with Reader(folder / split) as reader:
+            for entry in entries(folder / split, damaged=damaged):
+                place = f"{split}/{entry.tar}" if entry.tar else split
+                yield _Found(split, place, triple_key(entry.key), _read_pieces(reader, entry, place, problems))
 
 
-def _read_pieces(folder: Path, entry: Entry, problems: Report) -> dict[str, bytes]:
+def _read_pieces(reader: Reader, entry: Entry, place: str, problems: Report) -> dict[str, bytes]:
     pieces = {}
-    for part, path in triple_paths(folder, entry.key, entry.parts).items():
+    for number, part in enumerate(entry.parts):
+        if part in entry.parts[:number]:
+            problems.add(f"{place}/{entry.key}.{part}", "is there twice")
         try:
-            pieces[part] = Path(path).read_bytes()
+            only = Entry(entry.key, (part,), entry.tar, entry.places[number : number + 1])
+            pieces.update(reader.read(only)[0])
         except OSError as error:
-            problems.add(f"{folder.name}/{entry.key}.{part}", f"cannot be read: {error.strerror}")
+            problems.add(f"{place}/{entry.key}.{part}", f"cannot be read: {error.strerror}")
     return pieces
 
 
@@ -443,21 +461,21 @@ def _check_leftovers(report: Report, folder: Path, place: str) -> None:
             left = is_temporary(name) or name == PROGRESS
             what = "left by a run that did not finish; run the same command again" if left else "no part of a triple"
             report.add(f"{place}{name}", what)
+    for path in part_paths(folder) if place else ():
+        with contextlib.suppress(OSError, ValueError), mapped(path) as tar:  # damage is reported with the samples
+            for name in (member.name for member in index_members(tar)):
+                if _is_stray(name, True):
+                    report.add(f"{place}{path.name}/{name}", "no part of a triple")
 
 
 def _is_stray(name: str, in_split: bool) -> bool:
     stem, _, part = name.rpartition(".")
-    return is_temporary(name) or name == PROGRESS or (in_split and not (stem and part in _PARTS))
+    return is_temporary(name) or name == PROGRESS or (in_split and not (stem and part in _PARTS) and not is_part(name))
 
 
 def _printable(text: str) -> str:
     """Give a text that UTF-8 can hold; file names need not be one."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _media_id(metadata: Mapping[str, Any]) -> str | None:
-    media = metadata.get("media_id") or metadata.get("media")
-    return media if isinstance(media, str) else json.dumps(media) if media else None
 
 
 def _quiet_metadata(data: bytes) -> Mapping[str, Any]:

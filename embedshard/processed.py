@@ -41,6 +41,7 @@ __all__ = [
     "encoded",
     "entries",
     "has_triple",
+    "is_part",
     "json_bytes",
     "move_triple",
     "npy_bytes",
@@ -236,9 +237,14 @@ def encoded(folder: Path, samples: Collection[tuple[str, str]]) -> set[tuple[str
     return found
 
 
+def is_part(name: str) -> bool:
+    """Tell whether a file of a split's folder is a part."""
+    return _PART_NAME.fullmatch(name) is not None
+
+
 def part_paths(folder: Path) -> list[Path]:
     """Give the parts of a split's folder, sorted."""
-    return sorted(path for path in folder.glob("part-*.tar") if _PART_NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("part-*.tar") if is_part(path.name))
 
 
 def has_triple(folder: Path, key: str) -> bool:

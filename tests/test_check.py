@@ -19,6 +19,8 @@ from embedshard.processed import DatasetInfo, Failure, write_failures, write_inf
 from embedshard.shard.pack import shard
 from embedshard.shard.plan import ShardOptions
 
+from .shard.conftest import to_parts
+
 
 def checked(folder: Path, allow_leak: bool = False) -> Report:
     return check(folder, allow_leak, lambda samples: None)
@@ -325,3 +327,40 @@ def test_many_problems_are_counted_and_1000_kept(tmp_path: Path) -> None:
         (tmp_path / f"train/k{number}.mp4").touch()
     report = checked(tmp_path)
     assert (len(report.problems), report.total) == (1000, 1201)
+
+
+def test_a_dataset_in_parts_is_checked(processed: Path) -> None:
+    to_parts(processed)
+    report = checked(processed)
+    assert (report.problems, report.notes) == ([], [])
+    assert {"samples": 8, "frames": 16, "train": 5, "val": 1, "test": 2}.items() <= report.counts.items()
+
+
+@pytest.mark.parametrize(("piece", "data", "what"), BROKEN)
+def test_a_broken_piece_of_a_part_is_named(processed: Path, piece: str, data: bytes, what: str) -> None:
+    named = "json" if "frame_times" in what else piece
+    (processed / f"train/k2.{piece}").write_bytes(data)
+    to_parts(processed)
+    assert found(processed) == {f"train/part-000002.tar/k2.{named}": what}
+
+
+def test_damage_and_strangers_in_a_part_are_named(processed: Path) -> None:
+    to_parts(processed)
+    os.truncate(processed / "train/part-000000.tar", 5000)
+    rewrite(processed / "train/part-000002.tar", lambda members: [*members, ("k9.mp4", b""), members[0]])
+    problems = found(processed)
+    assert problems["train/part-000000.tar"].startswith("is damaged: the tar ends inside a member that begins at byte ")
+    assert problems["train/part-000000.tar"].endswith(", after k1.json; what follows is not checked")
+    assert problems["train/part-000002.tar/k9.mp4"] == "no part of a triple"
+    assert problems["train/part-000002.tar/k2.json"] == "is there twice"
+
+
+def test_keys_and_media_are_compared_over_both_layouts(processed: Path) -> None:
+    for part in ("npy", "txt", "json"):
+        shutil.copy(processed / f"train/k0.{part}", processed / f"test/k0.{part}")
+    to_parts(processed, only=lambda key: key in ("k6", "k7"))
+    shutil.copy(processed / "test/k0.json", processed / "val/k5.json")
+    to_parts(processed, 9, lambda key: key == "k5")
+    problems = found(processed)
+    assert problems["test/k0"] == "key is there 2 times: train, test"
+    assert problems["train/k0, val/part-000000.tar/k5, test/k0"] == "media 'm0' is in the splits train, val, test"

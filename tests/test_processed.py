@@ -16,6 +16,9 @@ from embedshard.processed import (
     Entry,
     Failure,
     FailureLog,
+    Place,
+    count_triples,
+    encoded,
     entries,
     has_triple,
     read_failures,
@@ -27,6 +30,7 @@ from embedshard.processed import (
     write_info,
     write_triple,
 )
+from embedshard.tar import write_members
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -64,6 +68,61 @@ def test_entries_are_sorted_whatever_is_spilled(tmp_path: Path, monkeypatch: pyt
     assert list(entries(tmp_path)) == [Entry(*row) for row in found]
     backwards = [entry.key for entry in entries(tmp_path, lambda key: f"{0xFFFF - ord(key[0]):04x}")]
     assert backwards == ["猫", "c", "b", "a.b"]
+
+
+def part(path: Path, names: list[str]) -> None:
+    with path.open("wb") as file:
+        write_members(file, [(name, name.encode()) for name in names])
+
+
+@pytest.mark.parametrize("run", [1, 4, 1000])
+def test_entries_of_parts_and_loose_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: int) -> None:
+    monkeypatch.setattr(processed, "_RUN", run)
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in ("b.npy", "b.txt", "part-1.tar", ".tmp-part-000003.tar"):
+        (folder / name).touch()
+    part(folder / "part-000001.tar", ["c.json", "c.npy", "c.txt", "a.npy", "readme"])
+    part(folder / "part-1000000.tar", ["b.json", "b.npy"])
+    found = list(entries(folder))
+    assert found == [
+        Entry("a", ("npy",), "part-000001.tar", (Place(3584, 5, True),)),
+        Entry("b", ("npy", "txt")),
+        Entry("b", ("json", "npy"), "part-1000000.tar", (Place(512, 6, True), Place(1536, 5, True))),
+        Entry(
+            "c",
+            ("json", "npy", "txt"),
+            "part-000001.tar",
+            tuple(Place(512 + 1024 * n, 5 + (n == 0), True) for n in range(3)),
+        ),
+    ]
+    for entry in found:
+        for name, place in zip(entry.parts, entry.places, strict=bool(entry.tar)):
+            data = (folder / entry.tar).read_bytes()
+            assert data[place.offset :][: place.size] == f"{entry.key}.{name}".encode()
+    assert count_triples(tmp_path) == 4
+
+
+def test_which_samples_are_encoded(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    part(tmp_path / "train/part-000000.tar", ["a.json", "a.npy", "b.json"])
+    (tmp_path / "val/c.npy").write_bytes(b"x")
+    asked = {(split, key) for split in ("train", "val", "test") for key in "abc"}
+    assert encoded(tmp_path, asked) == {("train", "a"), ("val", "c")}
+
+
+def test_a_damaged_part_is_an_error_or_reported(tmp_path: Path) -> None:
+    part(tmp_path / "part-000000.tar", ["a.npy", "b.npy"])
+    part(tmp_path / "part-000001.tar", ["c.npy"])
+    with (tmp_path / "part-000000.tar").open("r+b") as file:
+        file.truncate(1600)
+    said = "the tar ends inside a member that begins at byte 1024, after a.npy"
+    with pytest.raises(InputError, match=rf"part-000000\.tar is damaged: {said}\n"):
+        list(entries(tmp_path))
+    reported: list[tuple[str, str]] = []
+    found = list(entries(tmp_path, damaged=lambda path, what: reported.append((path.name, what))))
+    assert ([entry.key for entry in found], reported) == (["a", "c"], [("part-000000.tar", said)])
 
 
 def test_a_folder_that_is_not_there_has_no_entries(tmp_path: Path) -> None:

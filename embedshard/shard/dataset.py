@@ -5,7 +5,6 @@ May import `processed`, `sample`, `store`, `distinct`, `errors`, and this room.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 
 from embedshard.distinct import DistinctIds
 from embedshard.errors import InputError
-from embedshard.processed import DatasetInfo, has_triple, read_failures
+from embedshard.processed import Damaged, DatasetInfo, arrays, encoded, read_failures
 from embedshard.sample import SPLITS
 from embedshard.shard.plan import triple_key
 from embedshard.shard.triple import BadTripleError, read_head
-from embedshard.store import is_temporary
 
 __all__ = ["Begin", "Progress", "expected_dim", "failed_samples", "repeated_keys"]
 
@@ -31,7 +29,9 @@ _REASONS = 1000
 _SHOWN = 5
 
 
-def expected_dim(processed: Path, info: DatasetInfo | None, progress: Progress, begin: Begin) -> int | None:
+def expected_dim(
+    processed: Path, info: DatasetInfo | None, progress: Progress, begin: Begin, damaged: Damaged | None = None
+) -> int | None:
     """Give the embed_dim that all arrays must have: the one that `dataset.json` names, else that of most of them.
 
     Args:
@@ -39,6 +39,7 @@ def expected_dim(processed: Path, info: DatasetInfo | None, progress: Progress, 
         info: Its `dataset.json`.
         progress: Called for each array whose head is read, if they must be.
         begin: Called before that.
+        damaged: What to do about a damaged part; without it that is an error.
 
     Returns:
         None where there is no readable array.
@@ -50,7 +51,7 @@ def expected_dim(processed: Path, info: DatasetInfo | None, progress: Progress, 
     if isinstance(named, int):
         return named
     begin("measuring", None)
-    dims = Counter(dim for dim in _dims(processed, progress) if dim)
+    dims = Counter(dim for dim in _dims(processed, progress, damaged) if dim)
     most = sorted(dims.items(), key=lambda item: (-item[1], item[0]))
     if len(most) > 1 and most[0][1] == most[1][1]:
         counts = ", ".join(f"{count} of {dim}" for dim, count in most[:_SHOWN])
@@ -73,9 +74,10 @@ def repeated_keys(processed: Path, progress: Progress) -> tuple[set[int], int]:
         InputError: Over a million keys repeat.
     """
     keys = DistinctIds()
-    for file in _npys(processed):
-        keys.add(triple_key(file.name.removesuffix(".npy")))
-        progress(1)
+    for split in SPLITS:
+        for key, _, _ in arrays(processed / split):
+            keys.add(triple_key(key))
+            progress(1)
     repeated = keys.repeated()
     if len(repeated) >= 1 << 20:
         raise InputError(f"expected keys that are unique over all splits, found over a million twice in {processed}")
@@ -88,11 +90,9 @@ def failed_samples(processed: Path) -> dict[str, Any]:
     Returns:
         `total`, and `reasons`: the count of each, those beyond the 1000 most common as one.
     """
-    counts = Counter(
-        str(failure.reason)
-        for failure in read_failures(processed).values()
-        if not has_triple(processed / str(failure.split), failure.key)
-    )
+    failures = {(str(failure.split), failure.key): failure for failure in read_failures(processed).values()}
+    there = encoded(processed, failures.keys())
+    counts = Counter(str(failure.reason) for sample, failure in failures.items() if sample not in there)
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     reasons = dict(sorted(most[:_REASONS]))
     if rest := sum(count for _, count in most[_REASONS:]):
@@ -100,17 +100,11 @@ def failed_samples(processed: Path) -> dict[str, Any]:
     return {"total": counts.total(), "reasons": reasons}
 
 
-def _dims(processed: Path, progress: Progress) -> Iterator[int | None]:
-    for file in _npys(processed):
-        try:
-            yield read_head(file.path).shape[1]
-        except (BadTripleError, OSError):
-            yield None
-        progress(1)
-
-
-def _npys(processed: Path) -> Iterator[os.DirEntry[str]]:
+def _dims(processed: Path, progress: Progress, damaged: Damaged | None) -> Iterator[int | None]:
     for split in SPLITS:
-        if (processed / split).is_dir():
-            with os.scandir(processed / split) as files:
-                yield from (file for file in files if file.name[1:].endswith(".npy") and not is_temporary(file.name))
+        for _, path, place in arrays(processed / split, damaged):
+            try:
+                yield read_head(path, place).shape[1]
+            except (BadTripleError, OSError):
+                yield None
+            progress(1)

@@ -22,7 +22,7 @@ from embedshard.processed import require_processed
 from embedshard.shard.card import card
 from embedshard.shard.dataset import Begin, Progress
 from embedshard.shard.plan import ShardOptions
-from embedshard.shard.scan import Plan, Unit, scan, unit_rows
+from embedshard.shard.scan import Plan, Unit, scan, unit_lines
 from embedshard.shard.table import (
     INDEX,
     PROGRESS,
@@ -38,9 +38,9 @@ from embedshard.shard.table import (
     splits_bytes,
     write_changed,
 )
-from embedshard.shard.triple import BadTripleError, triple_bytes
+from embedshard.shard.triple import BadTripleError, Reader, triple_blocks
 from embedshard.store import exclusive, publish, remove_temporary, write_bytes
-from embedshard.tar import write_members
+from embedshard.tar import write_blocks
 
 __all__ = ["ShardReport", "shard"]
 
@@ -205,10 +205,10 @@ def _packer(slot: int) -> Worker:
 
 
 def _pack_tar(unit: Unit) -> TarRecord:
-    with publish(unit.plan.parent / unit.tar.name) as file:
-        members = (member for row in unit_rows(unit) for member in triple_bytes(unit.folder, row))
+    with publish(unit.plan.parent / unit.tar.name) as file, Reader(unit.folder) as reader:
+        blocks = (block for line in unit_lines(unit) for block in triple_blocks(reader, line, unit.newest))
         try:
-            size, sha256 = write_members(file, members)
+            size, sha256 = write_blocks(file, blocks)
         except (FileNotFoundError, BadTripleError) as error:
             raise InputError(
                 f"expected {unit.folder} to stay as it is while it is sharded, found: {error}\n"

@@ -20,9 +20,9 @@ from embedshard.processed import DatasetInfo, Entry, entries, read_info
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress, expected_dim, failed_samples, repeated_keys
 from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
-from embedshard.shard.triple import BadTripleError, Row, Triple, inspect
+from embedshard.shard.triple import BadTripleError, Reader, Row, Triple, inspect, plan_line
 
-__all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_rows"]
+__all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_lines"]
 
 FORMAT = 1
 _LISTED = 1000
@@ -99,9 +99,10 @@ def scan(processed: Path, spill: Path, options: ShardOptions, progress: Progress
     begin("planning", count)
     with (spill / _ROWS).open("wb") as rows, (spill / _LEFT_OUT).open("wb") as left_out:
         for split in SPLITS:
-            for entry in entries(processed / split, lambda stem: order_of(stem, options)):
-                _survey_entry(processed, split, entry, survey, (rows, left_out))
-                progress(int("npy" in entry.parts))
+            with Reader(processed / split) as reader:
+                for entry in entries(processed / split, lambda stem: order_of(stem, options)):
+                    _survey_entry(reader, entry, survey, (rows, left_out))
+                    progress(int("npy" in entry.parts))
     if not survey.counts:
         raise InputError(_nothing(processed, survey.reasons, failed["total"]))
     units = _cut(processed, spill, plan_tars(survey.counts, options), options.key_format)
@@ -113,12 +114,11 @@ def scan(processed: Path, spill: Path, options: ShardOptions, progress: Progress
     return Plan(units, {**facts, "failed": failed}, spill / _LEFT_OUT, digest.hexdigest())
 
 
-def unit_rows(unit: Unit) -> Iterator[Row]:
-    """Yield the plan's rows for a tar."""
+def unit_lines(unit: Unit) -> Iterator[bytes]:
+    """Yield the plan's lines for a tar."""
     with unit.plan.open("rb") as file:
         file.seek(unit.offset)
-        for line in islice(file, unit.tar.count):
-            yield Row(*json.loads(line))
+        yield from islice(file, unit.tar.count)
 
 
 def _nothing(processed: Path, reasons: Counter[str], failed: int) -> str:
@@ -150,13 +150,12 @@ def _facts(info: DatasetInfo | None, survey: _Survey, options: ShardOptions) -> 
     }
 
 
-def _survey_entry(
-    processed: Path, split: str, entry: Entry, survey: _Survey, files: tuple[IO[bytes], IO[bytes]]
-) -> None:
+def _survey_entry(reader: Reader, entry: Entry, survey: _Survey, files: tuple[IO[bytes], IO[bytes]]) -> None:
     """Write a triple to the rows, or to those left out."""
     rows, left_out = files
+    split = reader.folder.name
     try:
-        triple = _good_triple(processed / split, entry, survey)
+        triple = _good_triple(reader, entry, survey)
     except BadTripleError as error:
         name = f"{split}/{entry.key}".encode("utf-8", "backslashreplace").decode()
         line = {"triple": name, "reason": str(error)}
@@ -167,18 +166,18 @@ def _survey_entry(
         return
     survey.counts[split] += 1
     survey.dtypes.add(triple.dtype)
-    rows.write(f"{triple.newest} {triple.row.frames} {json.dumps(triple.row)}\n".encode())
+    rows.write(f"{triple.newest} {triple.row.frames} {triple.where} {json.dumps(triple.row)}\n".encode())
 
 
-def _good_triple(folder: Path, entry: Entry, survey: _Survey) -> Triple:
+def _good_triple(reader: Reader, entry: Entry, survey: _Survey) -> Triple:
     key = triple_key(entry.key)
-    triple = inspect(folder, entry, key)
+    triple = inspect(reader, entry, key)
     if triple.embed_dim != survey.embed_dim:
         raise BadTripleError(f"embed_dim is {triple.embed_dim}, expected {survey.embed_dim}")
     if id_hash(key) in survey.repeated:
         if key in survey.seen:
             raise BadTripleError(f"same key as a triple of {survey.seen[key]}")
-        survey.seen[key] = folder.name
+        survey.seen[key] = reader.folder.name
     return triple
 
 
@@ -189,12 +188,13 @@ def _cut(processed: Path, spill: Path, tars: list[Tar], key_format: str | None) 
         for tar in tars:
             offset, digest, frames, newest = plan.tell(), hashlib.sha256(), 0, 0
             for index, line in enumerate(islice(rows, tar.count), tar.first):
-                changed, count, row = line.split(b" ", 2)
+                changed, count, where, text = line.split(b" ", 3)
+                row = Row(*json.loads(text))
                 if key_format:
-                    renamed = Row(*json.loads(row))._replace(key=key_format.format(index=index))
-                    row = json.dumps(renamed).encode() + b"\n"
-                digest.update(row)
-                plan.write(row)
+                    row = row._replace(key=key_format.format(index=index))
+                    text, where = json.dumps(row).encode() + b"\n", where.replace(b",1,", b",0,", 1)
+                digest.update(text)
+                plan.write(plan_line(row, where.decode()) if where else text)
                 frames, newest = frames + int(count), max(newest, int(changed))
             unit = Unit(tar, processed / tar.split, spill / _PLAN, offset, frames, digest.hexdigest(), newest)
             units.append(unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 from embedshard.processed import DatasetInfo, write_info, write_triple
 from embedshard.shard.pack import ShardReport, shard
 from embedshard.shard.plan import ShardOptions
+from embedshard.tar import write_members
 
 Make = Callable[..., Path]
 
@@ -68,4 +70,19 @@ def triples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         DatasetInfo({"model": "ViT-B-32", "embed_dim": 4, "dtype": "float16"}, {"name": "demo", "title": "Demo: a|b"}),
     )
+    return folder
+
+
+def to_parts(folder: Path, size: int = 2, only: Callable[[str], bool] = lambda key: True) -> Path:
+    """Put the loose triples of a processed dataset into parts of `size`, those that `only` picks by key."""
+    for split in (path for path in folder.iterdir() if path.is_dir()):
+        stems = sorted({path.stem for path in split.iterdir() if only(path.stem)})
+        for number in range(0, len(stems), size):
+            files = [
+                path for stem in stems[number : number + size] for path in sorted(split.glob(f"{glob.escape(stem)}.*"))
+            ]
+            with (split / f"part-{number:06d}.tar").open("wb") as file:
+                write_members(file, [(path.name, path.read_bytes()) for path in files])
+            for path in files:
+                path.unlink()
     return folder
