@@ -19,14 +19,18 @@ import numpy as np
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
 from embedshard.processed import (
+    UNITS,
     Entry,
     encoded,
     entries,
     is_part,
+    part_name,
     part_paths,
     read_failures,
     read_info,
     require_processed,
+    unfinished,
+    unit_records,
 )
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress, expected_dim
@@ -140,6 +144,7 @@ def check_processed(
     begin("checking", None)
     _check_samples(report, lambda problems: _processed_samples(folder, problems), embed_dim, allow_leak, progress)
     _check_failures(report, folder)
+    _check_units(report, folder)
     return report
 
 
@@ -275,6 +280,20 @@ def _check_failures(report: Report, folder: Path) -> None:
     else:
         if failures:
             report.notes.append(f"{len(failures)} samples failed to encode; failed.jsonl says why")
+
+
+def _check_units(report: Report, folder: Path) -> None:
+    """Check that all units are done, and that their parts are as long as when they were written."""
+    try:
+        if lacking := unfinished(folder):
+            report.add(UNITS, f"{lacking}; go on with the same encode command")
+        for record in unit_records(folder):
+            name, expected = f"{record['split']}/{part_name(record['unit'])}", record["bytes"]
+            found = (folder / name).stat().st_size if (folder / name).exists() else 0
+            if found != expected:
+                report.add(name, f"has {found} bytes, its record {UNITS}/{record['unit']:06d}.json says {expected}")
+    except InputError as error:
+        report.add(UNITS, str(error))
 
 
 def _processed_samples(folder: Path, problems: Report) -> Iterator[_Found]:

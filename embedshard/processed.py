@@ -45,6 +45,7 @@ __all__ = [
     "json_bytes",
     "move_triple",
     "npy_bytes",
+    "part_name",
     "part_paths",
     "read_failures",
     "read_info",
@@ -54,6 +55,9 @@ __all__ = [
     "require_processed",
     "require_same_setting",
     "sorted_rows",
+    "unfinished",
+    "unit_record",
+    "unit_records",
     "write_failures",
     "write_info",
     "write_texts",
@@ -242,6 +246,11 @@ def is_part(name: str) -> bool:
     return _PART_NAME.fullmatch(name) is not None
 
 
+def part_name(unit: int) -> str:
+    """Name the part of a unit."""
+    return f"part-{unit:06d}.tar"
+
+
 def part_paths(folder: Path) -> list[Path]:
     """Give the parts of a split's folder, sorted."""
     return sorted(path for path in folder.glob("part-*.tar") if is_part(path.name))
@@ -319,6 +328,32 @@ def require_processed(folder: Path) -> None:
         )
 
 
+def unit_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of the units that are done, of a dataset in parts; see `unit_record`."""
+    return map(unit_record, sorted((folder / UNITS).glob("[0-9]*.json")))
+
+
+def unit_record(path: Path) -> dict[str, Any]:
+    """Read the record of a unit: the fields of `encode.units.Record`.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        return {**record, "failures": [Failure(**failure) for failure in record["failures"]]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to have the unit done anew") from error
+
+
+def unfinished(folder: Path) -> str:
+    """Say how much a dataset in parts lacks; "" for one that lacks nothing, and for loose triples."""
+    info = read_info(folder)
+    units = info.units if info else len(list((folder / UNITS).glob("plan-*.parquet")))
+    done = sum(1 for _ in (folder / UNITS).glob("[0-9]*.json"))
+    return f"{done} of {units} units are encoded" if done < units else ""
+
+
 def require_same_setting(folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Check that a folder was begun with the setting that is wanted, whatever the version of this package.
 
@@ -362,9 +397,8 @@ def read_failures(folder: Path) -> dict[str, Failure]:
         InputError: A line is JSON, but no failure.
     """
     failures: dict[str, Failure] = {}
-    for record in sorted((folder / UNITS).glob("[0-9]*.json")):
-        found = (Failure(**failure) for failure in json.loads(record.read_bytes())["failures"])
-        failures.update((failure.key, failure) for failure in found)
+    for record in unit_records(folder):
+        failures.update((failure.key, failure) for failure in record["failures"])
     if (folder / UNITS).is_dir():
         return failures
     path = folder / FAILED

@@ -17,7 +17,7 @@ from embedshard.encode.clip import ClipEncoder, ModelOptions, load_encoder
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
 from embedshard.encode.profile import Profile
 from embedshard.encode.run import setting_of
-from embedshard.encode.units import BEAT, Record, Unit, UnitFolder, part_name
+from embedshard.encode.units import BEAT, Record, Unit, UnitFolder
 from embedshard.encode.work import Outcome, Problem, Work, works_of
 from embedshard.engine import Worker
 from embedshard.manifest import Manifest
@@ -26,6 +26,7 @@ from embedshard.processed import (
     Failure,
     json_bytes,
     npy_bytes,
+    part_name,
     read_info,
     require_same_setting,
     write_info,

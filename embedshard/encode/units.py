@@ -24,11 +24,11 @@ from typing import NamedTuple
 from embedshard.encode.work import by_media
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest, open_manifest, writing_manifest
-from embedshard.processed import UNITS, Failure
+from embedshard.processed import UNITS, Failure, unit_record
 from embedshard.sample import SPLITS, Sample
 from embedshard.store import publish, remove_temporary
 
-__all__ = ["BEAT", "Record", "Unit", "UnitFolder", "open_plan", "part_name", "plan_units", "usual_size"]
+__all__ = ["BEAT", "Record", "Unit", "UnitFolder", "open_plan", "plan_units", "usual_size"]
 
 BEAT = 20.0  # seconds between signs of life
 _STALE = 6 * BEAT
@@ -77,11 +77,6 @@ class Record:
     seconds: float
     host: str
     failures: list[Failure]
-
-
-def part_name(unit: int) -> str:
-    """Name the part of a unit."""
-    return f"part-{unit:06d}.tar"
 
 
 def usual_size(rows: int) -> int:
@@ -173,12 +168,7 @@ class UnitFolder:
 
     def read(self, unit: int) -> Record:
         """Read the record of a unit that is done."""
-        path = self._path(unit, "json")
-        try:
-            record = json.loads(path.read_bytes())
-            return Record(**{**record, "failures": [Failure(**failure) for failure in record["failures"]]})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}); remove it to have the unit done anew") from error
+        return Record(**unit_record(self._path(unit, "json")))
 
     def write(self, record: Record) -> None:
         """Write the record of a unit, and take the claim away."""

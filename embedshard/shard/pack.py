@@ -18,7 +18,7 @@ from pathlib import Path
 from embedshard.engine import Worker, each
 from embedshard.engine.local import run
 from embedshard.errors import InputError
-from embedshard.processed import require_processed
+from embedshard.processed import require_processed, unfinished
 from embedshard.shard.card import card
 from embedshard.shard.dataset import Begin, Progress
 from embedshard.shard.plan import ShardOptions
@@ -97,6 +97,11 @@ def shard(
             holds other shards, or a source file changed meanwhile.
     """
     require_processed(processed)
+    if lacking := unfinished(processed):
+        raise InputError(
+            f"expected {processed} to be encoded to the end, but {lacking}\n"
+            f"  go on with the same encode command; how far it is: embedshard status {processed}"
+        )
     _require_apart(processed, output)
     with exclusive(output):
         remove_temporary(output)

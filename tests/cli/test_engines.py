@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,22 @@ def test_ray(prepared, tiny_model):
     pytest.importorskip("ray", reason="Ray is not installed")
     assert "5 encoded" in encode(prepared, tiny_model, "--unit", 2, "--engine", "ray").output
     assert "5 encoded, 0 failed, 0 to do, of 5" in run("status", prepared / "processed").output
+
+
+def test_parts_go_on_to_the_shards_of_loose_triples(prepared, tiny_model):
+    encode(prepared, tiny_model)
+    run("shard", prepared / "processed", prepared / "shards")
+    (prepared / "processed").rename(prepared / "loose")
+    encode(prepared, tiny_model, *PARTS, "--part", "1/2")
+    output = run("shard", prepared / "processed", prepared / "early", code=1).output
+    assert re.search(r"to be encoded to the end, but \d of \d units are encoded", output)
+    checked = run("check", prepared / "processed", code=1).output
+    assert "units are encoded; go on with the same encode command" in checked
+    encode(prepared, tiny_model)
+    assert "all right" in run("check", prepared / "processed").output
+    run("shard", prepared / "processed", prepared / "again")
+    assert [path.read_bytes() for path in sorted((prepared / "again").glob("*.tar"))] == [
+        path.read_bytes() for path in sorted((prepared / "shards").glob("*.tar"))
+    ]
+    next((prepared / "processed").rglob("part-*.tar")).unlink()
+    assert "has 0 bytes, its record" in run("check", prepared / "processed", code=1).output
