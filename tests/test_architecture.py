@@ -49,7 +49,7 @@ ARROWS = {
         "store",
         "tar",
     },
-    "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check"},
+    "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check", "split"},
 }
 HEAVY = {
     "open_clip": {"encode/clip.py"},

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,9 @@ from embedshard.shard.triple import BadTripleError, triple_bytes
 from embedshard.store import exclusive, publish, remove_temporary, write_bytes
 from embedshard.tar import write_members
 
-__all__ = ["ShardReport", "shard"]
+__all__ = ["ShardReport", "shard", "write_plan", "write_tar"]
+
+MakePacker = Callable[[], Callable[[Unit], TarRecord]]
 
 _CARD, _LEFT_OUT = "README.md", "left_out.jsonl"
 
@@ -97,15 +99,41 @@ def shard(
     """
     require_processed(processed)
     _require_apart(processed, output)
+    return write_plan(
+        lambda: scan(processed, output, options, progress, begin), _packer, output, options, progress, begin
+    )
+
+
+def write_plan(
+    make_plan: Callable[[], Plan],
+    make_packer: MakePacker,
+    output: Path,
+    options: ShardOptions,
+    progress: Progress,
+    begin: Begin,
+) -> ShardReport:
+    """Write the tars of a plan and their tables, or what a stopped run left of them to write.
+
+    Args:
+        make_plan: Makes the plan; it may spill temporary files into `output`.
+        make_packer: Makes what packs a unit (picklable for several workers).
+        output: Folder for the tars and their tables.
+        options: `workers` and `overwrite` count.
+        progress: Called with the number of samples packed.
+        begin: Called before the packing.
+
+    Raises:
+        InputError: `output` holds other shards.
+    """
     with exclusive(output):
         remove_temporary(output)
         try:
-            plan = scan(processed, output, options, progress, begin)
+            plan = make_plan()
             records = _reusable(output, plan, _claim(output, plan, options.overwrite))
             reused = len(records)
             if reused < len(plan.units):
                 begin("packing", sum(unit.tar.count for unit in plan.units if unit.tar.name not in records))
-                _pack(output, plan, records, options.workers, progress)
+                _pack(output, plan, records, make_packer, options.workers, progress)
             changed = _write_tables(output, plan, [records[unit.tar.name] for unit in plan.units])
         finally:
             remove_temporary(output)
@@ -174,7 +202,14 @@ def _reusable(output: Path, plan: Plan, state: State) -> dict[str, TarRecord]:
     return records
 
 
-def _pack(output: Path, plan: Plan, records: dict[str, TarRecord], workers: int, progress: Progress) -> None:
+def _pack(
+    output: Path,
+    plan: Plan,
+    records: dict[str, TarRecord],
+    make_packer: MakePacker,
+    workers: int,
+    progress: Progress,
+) -> None:
     """Pack the tars that `records` lacks, and add them to it.
 
     Raises:
@@ -187,7 +222,7 @@ def _pack(output: Path, plan: Plan, records: dict[str, TarRecord], workers: int,
     units = [unit for unit in plan.units if unit.tar.name not in records]
     errors = []
     with (output / PROGRESS).open("ab") as file:
-        for _, outcome in run(units, _packer, min(workers, len(units))):
+        for _, outcome in run(units, make_packer, min(workers, len(units))):
             if isinstance(outcome, Exception):
                 errors.append(outcome)
                 continue
@@ -204,8 +239,16 @@ def _packer() -> Callable[[Unit], TarRecord]:
 
 
 def _pack_tar(unit: Unit) -> TarRecord:
+    return write_tar(unit, (member for row in unit_rows(unit) for member in triple_bytes(unit.folder, row)))
+
+
+def write_tar(unit: Unit, members: Iterable[tuple[str, bytes]]) -> TarRecord:
+    """Write the tar of a unit.
+
+    Raises:
+        InputError: A source of its members is gone or not what the plan saw.
+    """
     with publish(unit.plan.parent / unit.tar.name) as file:
-        members = (member for row in unit_rows(unit) for member in triple_bytes(unit.folder, row))
         try:
             size, sha256 = write_members(file, members)
         except (FileNotFoundError, BadTripleError) as error:
