@@ -35,6 +35,7 @@ ARROWS = {
     "engine": set(),
     "shard": {"processed", "sample", "distinct", "store", "engine", "tar"},
     "check": {"processed", "shard", "sample", "distinct", "store", "tar"},
+    "repair": {"processed", "shard", "sample", "distinct", "store", "tar"},
     "load": {"shard", "tar"},
     "compat": {
         "address",
@@ -49,7 +50,19 @@ ARROWS = {
         "store",
         "tar",
     },
-    "cli": {"sample", "sources", "prepare", "demo", "manifest", "frames", "encode", "shard", "check", "split"},
+    "cli": {
+        "sample",
+        "sources",
+        "prepare",
+        "demo",
+        "manifest",
+        "frames",
+        "encode",
+        "shard",
+        "check",
+        "split",
+        "repair",
+    },
 }
 HEAVY = {
     "open_clip": {"encode/clip.py"},
