@@ -47,6 +47,7 @@ from embedshard.tar import write_members
 __all__ = ["RepairReport", "repair"]
 
 _QUARANTINE, _DAMAGED, _REPAIRED, _CARD = "quarantine", "damaged.jsonl", "tars.jsonl", "README.md"
+_PARTS = "part-*.tar"
 _NONE_LEFT_OUT = {"total": 0, "reasons": {}, "first": []}
 
 
@@ -108,29 +109,47 @@ def repair(folder: Path, progress: Progress) -> RepairReport:
 
 
 class _Quarantine:
-    """The folder that damaged things go to, and its list; a line that is there already is not added again."""
+    """The folder that damaged things go to, and its lists; a line that is there already is not added again.
 
-    def __init__(self, folder: Path) -> None:
+    `place` is the folder in it for what comes out of one split, or the folder itself.
+    """
+
+    def __init__(self, folder: Path, split: str = "") -> None:
         self.folder = folder / _QUARANTINE
+        self.place = self.folder / split
+        self.split = f"{split}/" if split else ""
+        self._known: dict[str, set[bytes]] = {}
 
     def add(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines to a list."""
-        path = self.folder / name
-        there = path.read_bytes().splitlines() if path.exists() else []
-        known = set(there)
+        """Add lines to a list; they are on disk when this returns."""
+        known = self._lines(name)
         if new := [data for line in lines if (data := json.dumps(line).encode()) not in known]:
-            write_bytes(path, b"".join(line + b"\n" for line in [*there, *new]), sync=True)
+            known.update(new)
+            self.folder.mkdir(exist_ok=True)
+            with (self.folder / name).open("ab") as file:
+                file.write(b"".join(data + b"\n" for data in new))
+                file.flush()
+                os.fsync(file.fileno())
 
     def has(self, name: str, line: Mapping[str, Any]) -> bool:
         """Tell whether a list has a line."""
-        path = self.folder / name
-        return path.exists() and json.dumps(line).encode() in path.read_bytes().splitlines()
+        return json.dumps(line).encode() in self._lines(name)
+
+    def _lines(self, name: str) -> set[bytes]:
+        """Give the lines of a list; one that a crash cut off is taken out of it."""
+        if name not in self._known:
+            path = self.folder / name
+            *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+            if rest:
+                write_bytes(path, b"".join(line + b"\n" for line in lines), sync=True)
+            self._known[name] = set(lines)
+        return self._known[name]
 
     def keep(self, path: Path) -> None:
         """Give a file a second name here, apart from the files that are here already."""
-        self.folder.mkdir(exist_ok=True)
+        self.place.mkdir(parents=True, exist_ok=True)
         for number in range(1 << 16):
-            target = self.folder / (f"{path.stem}.{number}{path.suffix}" if number else path.name)
+            target = self.place / (f"{path.stem}.{number}{path.suffix}" if number else path.name)
             if target.exists() and (target.samefile(path) or _sha256(target) == _sha256(path)):
                 return
             if not target.exists():
@@ -248,9 +267,10 @@ def _repair_tar(shards: _Shards, name: str, split: str, progress: Progress) -> _
     if not (tar.bad or spots or tar.same or tar.mended or salvage.foreign or salvage.unended) and tar.samples:
         return tar
     shards.quarantine.keep(path)
-    lines = [{"tar": name, "sample": where, "reason": reason} for where, reason in [*tar.bad, *spots]]
+    label = f"{shards.quarantine.split}{name}"
+    lines = [{"tar": label, "sample": where, "reason": reason} for where, reason in [*tar.bad, *spots]]
     shards.quarantine.add(_DAMAGED, lines)
-    report.rewritten.append(name)
+    report.rewritten.append(label)
     shards.seen = before
     if not tar.samples:
         path.unlink()
@@ -258,7 +278,7 @@ def _repair_tar(shards: _Shards, name: str, split: str, progress: Progress) -> _
     with publish(path) as file:
         samples = _whole_samples(shards, Salvage(path), split, _Tar(), False)
         sha256 = write_members(file, (member for sample in samples for member in sample))[1]
-        shards.quarantine.add(_REPAIRED, [{"tar": name, "sha256": sha256}])
+        shards.quarantine.add(_REPAIRED, [{"tar": label, "sha256": sha256}])
     return tar
 
 
@@ -277,7 +297,7 @@ def _whole_samples(
             if save:
                 for part, piece in found.pieces.items():
                     name = f"{triple_key(found.key)}.{part}"
-                    write_bytes(shards.quarantine.folder / salvage.path.stem / name, piece.data)
+                    write_bytes(shards.quarantine.place / salvage.path.stem / name, piece.data)
             continue
         if id_hash(found.key) in shards.repeated:
             place, digest = (split or salvage.path.name, key), _content(pieces)
@@ -406,33 +426,52 @@ def _sha256(path: Path) -> str:
 
 def _repair_processed(folder: Path, report: RepairReport, progress: Progress) -> None:
     """Move every bad triple and every stranger out of the splits, so that `encode` does the former anew."""
-    quarantine, embed_dim = _Quarantine(folder), None
+    info = embed_dim = None
     try:
-        embed_dim = expected_dim(folder, read_info(folder), progress, lambda stage, total: None)
+        info = read_info(folder)
     except InputError as error:
         report.undecided.append(str(error))
+    named = info.encoder.get("embed_dim") if info else None
     report.leftovers = remove_temporary(folder)
     for split in SPLITS:
         report.leftovers += remove_temporary(folder / split)
-        for key, parts, reason in _triples(folder / split, embed_dim):
-            report.found += 1
-            if reason:
-                report.damaged[reason] += 1
-                quarantine.add(_DAMAGED, [{"split": split, "sample": key, "reason": reason}])
-                for part in parts:
-                    _move(folder / split / f"{key}.{part}", quarantine.folder / split)
-            else:
-                report.kept += 1
-            progress(1)
-        for path in _strangers(folder / split):
-            if path.suffix == ".tar":
-                report.undecided.append(f"{split}/{path.name}: a tar in a split is not repaired")
-            else:
-                report.foreign[path.suffix or path.name] += 1
-                _move(path, quarantine.folder / split)
+        quarantine = _Quarantine(folder, split)
+        shards = _Shards(folder / split, report, quarantine, {}, named if isinstance(named, int) else None, set())
+        for part in sorted((folder / split).glob(_PARTS)):
+            _repair_tar(shards, part.name, split, progress)
+    try:
+        embed_dim = expected_dim(folder, info, progress, lambda stage, total: None)
+    except InputError as error:
+        report.undecided.append(str(error))
+    for split in SPLITS:
+        _repair_loose(folder / split, _Quarantine(folder, split), embed_dim, report, progress)
+    _repair_failures(folder, report)
+
+
+def _repair_loose(
+    folder: Path, quarantine: _Quarantine, embed_dim: int | None, report: RepairReport, progress: Progress
+) -> None:
+    """Move what is wrong in a split's folder to the quarantine; its parts are mended already."""
+    for key, parts, reason in _triples(folder, embed_dim):
+        report.found += 1
+        if reason:
+            report.damaged[reason] += 1
+            quarantine.add(_DAMAGED, [{"split": folder.name, "sample": key, "reason": reason}])
+            for part in parts:
+                _move(folder / f"{key}.{part}", quarantine.place)
+        else:
+            report.kept += 1
+        progress(1)
+    for path in _strangers(folder):
+        report.foreign[path.suffix or path.name] += 1
+        _move(path, quarantine.place)
+
+
+def _repair_failures(folder: Path, report: RepairReport) -> None:
+    """Take what has a triple out of `failed.jsonl`."""
     try:
         failures = read_failures(folder)
-        wrong = [key for key, failure in failures.items() if has_triple(folder / failure.split, key)]
+        wrong = {key for key, failure in failures.items() if has_triple(folder / failure.split, key)}
     except (InputError, TypeError, OSError) as error:
         report.undecided.append(str(error))
     else:
@@ -444,6 +483,8 @@ def _repair_processed(folder: Path, report: RepairReport, progress: Progress) ->
 def _triples(folder: Path, embed_dim: int | None) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """Yield key, parts and what is wrong with it, or "", of every triple of a split."""
     for entry in entries(folder):
+        if getattr(entry, "tar", ""):  # a member of a part, where `entries` knows these
+            continue
         pieces = {"json": b"{}"}
         try:
             for part in entry.parts:
@@ -463,7 +504,9 @@ def _strangers(folder: Path) -> list[Path]:
         return []
     endings = (".json", ".npy", ".txt", ".cap")
     return sorted(
-        path for path in folder.iterdir() if not (path.suffix in endings and path.stem) and not is_temporary(path.name)
+        path
+        for path in folder.iterdir()
+        if not (path.suffix in endings and path.stem) and not is_temporary(path.name) and not path.match(_PARTS)
     )
 
 

@@ -99,6 +99,23 @@ def test_half_triples_strangers_and_leftovers_leave_the_splits(processed: Path) 
     assert sorted(os.listdir(processed / "quarantine/train")) == ["k1.json", "k1.txt"]
 
 
+def test_a_damaged_part_of_a_processed_dataset_is_mended(processed: Path, shards: Path) -> None:
+    parts = {"train": "ds_00000.tar", "test": "ds_00004.tar"}
+    for split, name in parts.items():
+        for path in (processed / split).iterdir():
+            path.unlink()
+        shutil.copy(shards / name, processed / split / "part-000000.tar")
+    rewrite(processed / "train/part-000000.tar", replaced("k1.txt", b""))
+    old = (processed / "train/part-000000.tar").read_bytes()
+    os.truncate(processed / "test/part-000000.tar", 5000)
+    report = mend(processed)
+    assert (report.kept, report.rewritten) == (3, ["train/part-000000.tar", "test/part-000000.tar"])
+    assert [*keys(processed / "train"), *keys(processed / "test")] == ["k0", "k6"]
+    assert (processed / "quarantine/train/part-000000.tar").read_bytes() == old
+    assert damaged(processed)[0] == ("train/part-000000.tar", "k1")
+    assert mend(processed).rewritten == []
+
+
 def test_a_cut_tar_keeps_what_is_before_the_cut(shards: Path) -> None:
     os.truncate(shards / "ds_00001.tar", 3 * 1024 + 700)
     report = mend(shards)

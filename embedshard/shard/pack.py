@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from embedshard.shard.triple import BadTripleError, triple_bytes
 from embedshard.store import exclusive, publish, remove_temporary, write_bytes
 from embedshard.tar import write_members
 
-__all__ = ["ShardReport", "shard", "write_plan", "write_tar"]
+__all__ = ["ShardReport", "shard", "write_plan"]
 
 MakePacker = Callable[[], Callable[[Unit], TarRecord]]
 
@@ -239,16 +239,8 @@ def _packer() -> Callable[[Unit], TarRecord]:
 
 
 def _pack_tar(unit: Unit) -> TarRecord:
-    return write_tar(unit, (member for row in unit_rows(unit) for member in triple_bytes(unit.folder, row)))
-
-
-def write_tar(unit: Unit, members: Iterable[tuple[str, bytes]]) -> TarRecord:
-    """Write the tar of a unit.
-
-    Raises:
-        InputError: A source of its members is gone or not what the plan saw.
-    """
     with publish(unit.plan.parent / unit.tar.name) as file:
+        members = (member for row in unit_rows(unit) for member in triple_bytes(unit.folder, row))
         try:
             size, sha256 = write_members(file, members)
         except (FileNotFoundError, BadTripleError) as error:

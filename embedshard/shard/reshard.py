@@ -1,6 +1,6 @@
 """Existing shards to other shards: merged, split anew, cut anew.
 
-May import `processed`, `sample`, `distinct`, `engine`, `errors`, and this room.
+May import `processed`, `sample`, `store`, `distinct`, `engine`, `tar`, `errors`, and this room.
 
 Every place (a tar, or a folder of loose files) is read once by a worker, which spills a line a sample; these are sorted
 by key to find what came twice, then by split and order, on disk. Packing reads each sample where it lies.
@@ -28,7 +28,7 @@ from embedshard.errors import InputError
 from embedshard.processed import entries
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress
-from embedshard.shard.pack import ShardReport, write_plan, write_tar
+from embedshard.shard.pack import ShardReport, write_plan
 from embedshard.shard.places import Place, find_places, require_apart, said_of
 from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
 from embedshard.shard.salvage import Salvage
@@ -36,6 +36,8 @@ from embedshard.shard.scan import FORMAT, Plan, Unit
 from embedshard.shard.sorter import Sorter
 from embedshard.shard.table import TarRecord
 from embedshard.shard.triple import BadTripleError, check_array, read_caption, read_metadata
+from embedshard.store import publish
+from embedshard.tar import write_members
 
 __all__ = ["ReshardOptions", "ReshardReport", "reshard"]
 
@@ -316,7 +318,7 @@ def _cut(chosen: Sorter, spill: Path, tars: Sequence[Tar], options: ReshardOptio
                 digest.update(f"{key} {row.digest}\n".encode())
                 frames += row.frames
                 plan.write(json.dumps(row._replace(key=key)).encode() + b"\n")
-            units.append(Unit(tar, Path("the old shards"), spill / ".tmp-plan", offset, frames, digest.hexdigest(), 0))
+            units.append(Unit(tar, spill, spill / ".tmp-plan", offset, frames, digest.hexdigest(), 0))
     list(lines)  # nothing is left; this removes what was spilled
     return units
 
@@ -418,11 +420,17 @@ def _packer(dtype: str | None) -> Callable[[Unit], TarRecord]:
 
 
 def _pack_tar(dtype: str | None, unit: Unit) -> TarRecord:
-    files = _Files()
-    try:
-        return write_tar(unit, _members(unit, dtype, files))
-    finally:
-        files.close()
+    tar, files = unit.tar, _Files()
+    with publish(unit.plan.parent / tar.name) as file:
+        try:
+            size, sha256 = write_members(file, _members(unit, dtype, files))
+        except (FileNotFoundError, BadTripleError) as error:
+            raise InputError(
+                f"expected the old shards to stay as they are meanwhile, found: {error}\n  run the same command again"
+            ) from error
+        finally:
+            files.close()
+    return TarRecord(tar.name, tar.split, tar.count, unit.frames, size, sha256, unit.digest)
 
 
 def _members(unit: Unit, dtype: str | None, files: _Files) -> Iterator[tuple[str, bytes]]:

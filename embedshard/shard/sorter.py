@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["Sorter"]
 
 _RUN = 200_000
+_FILES = 256  # open at once
 
 
 class Sorter:
@@ -19,15 +20,19 @@ class Sorter:
         self._stem = stem
         self._files: list[Path] = []
         self._run: list[str] = []
+        self._spilled = 0
 
     def add(self, line: str) -> None:
         """Add a line, without its end."""
         self._run.append(line)
         if len(self._run) == _RUN:
-            self._files.append(self._stem.with_name(f"{self._stem.name}-{len(self._files)}"))
-            with self._files[-1].open("w", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in sorted(self._run))
+            self._spill(sorted(self._run))
             self._run.clear()
+            if len(self._files) == _FILES:
+                merged, self._files = self._files, []
+                self._spill(heapq.merge(*map(_lines, merged)))
+                for path in merged:
+                    path.unlink()
 
     def drain(self) -> Iterator[str]:
         """Yield all lines sorted, then remove what was spilled."""
@@ -35,6 +40,12 @@ class Sorter:
         yield from heapq.merge(*runs, sorted(self._run))
         for path in self._files:
             path.unlink()
+
+    def _spill(self, lines: Iterable[str]) -> None:
+        self._files.append(self._stem.with_name(f"{self._stem.name}-{self._spilled}"))
+        self._spilled += 1
+        with self._files[-1].open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
 
 
 def _lines(path: Path) -> Iterator[str]:
