@@ -180,7 +180,10 @@ def check_shards(
     _check_index(report, index, found)
     options = index.get("options")
     maxcount = options.get("maxcount") if isinstance(options, dict) else None
-    _check_cuts(report, tars, found, maxcount if isinstance(maxcount, int) else _USUAL_MAXCOUNT)
+    short = index.get("short")  # what a repair left
+    short = short if isinstance(short, dict) else {}
+    full = {tar: row for tar, row in found.items() if short.get(tar) != row["samples"]}
+    _check_cuts(report, tars, full, maxcount if isinstance(maxcount, int) else _USUAL_MAXCOUNT)
     return report
 
 

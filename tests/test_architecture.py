@@ -35,6 +35,7 @@ ARROWS = {
     "engine": set(),
     "shard": {"processed", "sample", "distinct", "store", "engine", "tar"},
     "check": {"processed", "shard", "sample", "distinct", "store", "tar"},
+    "repair": {"processed", "shard", "sample", "distinct", "store", "tar"},
     "load": {"shard", "tar"},
     "compat": {
         "address",
@@ -62,6 +63,8 @@ ARROWS = {
         "engine",
         "processed",
         "store",
+        "split",
+        "repair",
     },
 }
 HEAVY = {

@@ -12,6 +12,7 @@ from embedshard.cli.check import check
 from embedshard.cli.demo import demo
 from embedshard.cli.encode import encode
 from embedshard.cli.prepare import prepare
+from embedshard.cli.reshard import reshard
 from embedshard.cli.run import run
 from embedshard.cli.shard import shard
 from embedshard.cli.sources import sources
@@ -46,8 +47,9 @@ def main() -> None:
     embedshard status  processed/                      how far that is, from any machine
     embedshard shard   processed/ shards/              triples to tars, splits.csv
     embedshard check   shards/                         is everything there, and right?
+    embedshard reshard shards/ more/ merged/           shards to other shards: merged, split or cut anew
     """
 
 
-for command in (sources, prepare, caption, encode, status, shard, check, run, demo):
+for command in (sources, prepare, caption, encode, status, shard, check, reshard, run, demo):
     main.add_command(command)

@@ -10,7 +10,7 @@ import click
 
 from embedshard.cli.progress import bar, table
 
-__all__ = ["shard"]
+__all__ = ["reasons", "shard"]
 
 _REASONS = 5
 
@@ -44,15 +44,15 @@ def shard(processed: Path, shards: Path, **options: Any) -> None:
         report = run_shard(processed, shards, ShardOptions(**options), progress.update, begin)
     table(("split", "tars"), [*report.tars.items(), ("all", sum(report.tars.values()))])
     click.echo(f"{report.samples} samples, {report.frames} frames, {report.bytes / 1e6:.1f} MB")
-    _reasons("left out", report.left_out, shards / "left_out.jsonl")
-    _reasons("failed to encode", report.failed, processed / "failed.jsonl")
+    reasons("left out", report.left_out, shards / "left_out.jsonl")
+    reasons("failed to encode", report.failed, processed / "failed.jsonl")
     if report.unchanged:
         click.echo(f"{shards} was complete already; nothing changed")
     else:
         click.echo(f"wrote {shards}" + (f"; {report.reused} tars were there" if report.reused else ""))
 
 
-def _reasons(what: str, counts: Mapping[str, int], file: Path) -> None:
+def reasons(what: str, counts: Mapping[str, int], file: Path) -> None:
     """Print how many samples are not in the tars, and the most common reasons."""
     if not counts:
         return

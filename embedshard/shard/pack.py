@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedshard.engine import Worker, each
+from embedshard.engine import MakeWorker, Worker, each
 from embedshard.engine.local import run
 from embedshard.errors import InputError
 from embedshard.processed import require_processed, unfinished
@@ -42,7 +42,7 @@ from embedshard.shard.triple import BadTripleError, Reader, triple_blocks
 from embedshard.store import exclusive, publish, remove_temporary, write_bytes
 from embedshard.tar import write_blocks
 
-__all__ = ["ShardReport", "shard"]
+__all__ = ["ShardReport", "shard", "write_plan"]
 
 _CARD, _LEFT_OUT = "README.md", "left_out.jsonl"
 
@@ -103,15 +103,41 @@ def shard(
             f"  go on with the same encode command; how far it is: embedshard status {processed}"
         )
     _require_apart(processed, output)
+    return write_plan(
+        lambda: scan(processed, output, options, progress, begin), _packer, output, options, progress, begin
+    )
+
+
+def write_plan(
+    make_plan: Callable[[], Plan],
+    make_packer: MakeWorker,
+    output: Path,
+    options: ShardOptions,
+    progress: Progress,
+    begin: Begin,
+) -> ShardReport:
+    """Write the tars of a plan and their tables, or what a stopped run left of them to write.
+
+    Args:
+        make_plan: Makes the plan; it may spill temporary files into `output`.
+        make_packer: Makes what packs a unit (picklable for several workers).
+        output: Folder for the tars and their tables.
+        options: `workers` and `overwrite` count.
+        progress: Called with the number of samples packed.
+        begin: Called before the packing.
+
+    Raises:
+        InputError: `output` holds other shards.
+    """
     with exclusive(output):
         remove_temporary(output)
         try:
-            plan = scan(processed, output, options, progress, begin)
+            plan = make_plan()
             records = _reusable(output, plan, _claim(output, plan, options.overwrite))
             reused = len(records)
             if reused < len(plan.units):
                 begin("packing", sum(unit.tar.count for unit in plan.units if unit.tar.name not in records))
-                _pack(output, plan, records, options.workers, progress)
+                _pack(output, plan, records, make_packer, options.workers, progress)
             changed = _write_tables(output, plan, [records[unit.tar.name] for unit in plan.units])
         finally:
             remove_temporary(output)
@@ -180,7 +206,14 @@ def _reusable(output: Path, plan: Plan, state: State) -> dict[str, TarRecord]:
     return records
 
 
-def _pack(output: Path, plan: Plan, records: dict[str, TarRecord], workers: int, progress: Progress) -> None:
+def _pack(
+    output: Path,
+    plan: Plan,
+    records: dict[str, TarRecord],
+    make_packer: MakeWorker,
+    workers: int,
+    progress: Progress,
+) -> None:
     """Pack the tars that `records` lacks, and add them to it.
 
     Raises:
@@ -193,7 +226,7 @@ def _pack(output: Path, plan: Plan, records: dict[str, TarRecord], workers: int,
     units = [unit for unit in plan.units if unit.tar.name not in records]
     errors = []
     with (output / PROGRESS).open("ab") as file:
-        for _, outcome in run(units, _packer, min(workers, len(units))):
+        for _, outcome in run(units, make_packer, min(workers, len(units))):
             if isinstance(outcome, Exception):
                 errors.append(outcome)
                 continue
