@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from embedshard.address import Url
 from embedshard.encode.clip import ModelOptions, load_encoder
 from embedshard.encode.ledger import EncodeReport, Ledger
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline
@@ -37,7 +38,7 @@ class _Setup:
 
     models: tuple[ModelOptions, ...]
     options: EncodeOptions
-    root: Path
+    root: Path | Url
 
 
 @dataclass(frozen=True)
