@@ -197,20 +197,28 @@ def _remote(url: Url) -> BinaryIO:
         size = url.stat().st_size
     except IsADirectoryError:
         return _packed(url)
-    return io.BytesIO(url.read_range(0, size)) if 0 < size <= _IN_MEMORY else cast(BinaryIO, url.open())
+    return io.BytesIO(url.read_range(0, size)) if 0 < size <= _IN_MEMORY else cast(BinaryIO, url.open("rb"))
 
 
 def _packed(folder: Url) -> BinaryIO:
     """Fetch the files of a folder into a tar, which goes when it is closed."""
     file = tempfile.TemporaryFile()  # noqa: SIM115  (stays open)
     with tarfile.open(fileobj=file, mode="w") as tar, ThreadPoolExecutor(_AT_ONCE) as pool:
-        paths = [path for path in folder.iterdir() if path.suffix]
-        for path, data in zip(paths, pool.map(Url.read_bytes, paths), strict=True):
-            member = tarfile.TarInfo(path.name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+        paths = list(folder.iterdir())
+        for path, data in zip(paths, pool.map(_file_bytes, paths), strict=True):
+            if data is not None:
+                member = tarfile.TarInfo(path.name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
     file.seek(0)
     return cast(BinaryIO, file)
+
+
+def _file_bytes(path: Url) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except IsADirectoryError:
+        return None
 
 
 def _sliced(path: Path | Url, name: str, offset: int, size: int) -> BinaryIO:

@@ -164,7 +164,7 @@ class Url:
 
         return self._do("read", read)
 
-    def open(self, mode: str = "rb", encoding: str | None = None, newline: str | None = None) -> IO[Any]:
+    def open(self, mode: str = "r", encoding: str | None = None, newline: str | None = None) -> IO[Any]:
         """Open for reading; what is read comes in blocks, of which the last ones are kept."""
         file = io.BufferedReader(_Blocks(self), _BUFFER)
         return file if "b" in mode else io.TextIOWrapper(file, encoding, newline=newline)
