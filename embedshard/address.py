@@ -312,7 +312,8 @@ class _Column:
     def __init__(self, path: Path | Url, name: str) -> None:
         import pyarrow.parquet as pq
 
-        self._file = pq.ParquetFile(path.open("rb"), buffer_size=1 << 20, pre_buffer=False)
+        source = path if isinstance(path, Path) else path.open("rb")
+        self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         self._names = name.split(".")
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
         self._starts = [sum(groups[:i]) for i in range(len(groups) + 1)]

@@ -164,7 +164,7 @@ class Manifest:
 
     def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         try:
-            with self.path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            with _parquet(self.path) as file:
                 for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=columns):
                     yield from batch.to_pylist()
         except RemoteError:
@@ -183,7 +183,7 @@ def open_manifest(path: str | Path | Url) -> Manifest:
     if not path.is_file():
         raise InputError(f"no manifest {path}; make it with: embedshard prepare SOURCE RAW {path}")
     try:
-        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        with _parquet(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except RemoteError:
         raise
@@ -197,6 +197,10 @@ def open_manifest(path: str | Path | Url) -> Manifest:
     properties: Mapping[str, Any] = json.loads((schema.metadata or {}).get(_PROPERTY, b"{}"))
     root = place(properties.get("root", path.parent))
     return Manifest(path, rows, root, SourceInfo(**properties.get("source", {"name": "unknown"})))
+
+
+def _parquet(path: Path | Url) -> pq.ParquetFile:
+    return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
 
 
 def _wrong(row: Mapping[str, Any]) -> str:

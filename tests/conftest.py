@@ -118,7 +118,8 @@ def proxy(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-        monkeypatch.setattr(remote, "_WAIT", 0.01)
+        monkeypatch.setattr(remote, "_WAIT", 0.001)
+        monkeypatch.setattr(remote, "_LONGEST_WAIT", 0.1)
         s3fs.S3FileSystem.clear_instance_cache()
         yield running
         s3fs.S3FileSystem.clear_instance_cache()

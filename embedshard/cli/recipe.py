@@ -30,7 +30,7 @@ class Recipe:
 
     out: Path
     source: str
-    raw: Path
+    raw: Path | Url
     arguments: Mapping[str, list[str]]
 
 

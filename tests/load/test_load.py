@@ -227,11 +227,11 @@ def test_shards_on_a_storage_stream_as_from_a_disk(tmp_path, bucket, workers) ->
 
 
 def test_shards_come_whole_through_a_faulty_network(tmp_path, bucket, proxy, monkeypatch) -> None:
-    monkeypatch.setattr(remote, "_ATTEMPTS", 12)
-    monkeypatch.setattr(remote, "_BLOCK", 4096)
+    monkeypatch.setattr(remote, "_ATTEMPTS", 20)
+    monkeypatch.setattr(remote, "_BLOCK", 1024)
     expected = write_shards(tmp_path, tars=3)
     address = upload(tmp_path, bucket)
-    proxy.unavailable = proxy.cut_down = 0.2
+    proxy.unavailable = proxy.cut_down = 0.3
     assert keys(load(address)) == expected
     assert min(proxy.counts["unavailable"], proxy.counts["cut down"]) > 1
     proxy.denied = True
