@@ -31,13 +31,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Literal, cast
 
-from embedshard.remote import Url, place
+from embedshard.remote import Url, is_url, place
 
 __all__ = [
     "AddressOpener",
     "Coding",
     "Url",
     "file_of",
+    "is_url",
     "member_address",
     "member_name",
     "open_pieces",

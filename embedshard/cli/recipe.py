@@ -30,7 +30,7 @@ class Recipe:
 
     out: Path
     source: str
-    raw: Path | Url
+    raw: Path
     arguments: Mapping[str, list[str]]
 
 
