@@ -1,4 +1,4 @@
-"""Where files lie: a local `Path`, or a `Url` of any storage that fsspec knows. May import `errors` only.
+"""Where files lie: a local `Path`, or the `Url` of a storage that fsspec knows. May import `errors` only.
 
 A `Url` has those methods of a `Path` that the rooms use, so most code need not know which of them it has. What fails
 for a moment (a timeout, a cut connection, 5xx, a request to slow down) is tried again. fsspec is imported at use.
@@ -89,11 +89,6 @@ class Url:
     def name(self) -> str:
         """The part after the last slash."""
         return self._text.rpartition("/")[2]
-
-    @property
-    def suffix(self) -> str:
-        """The ending of the name with its dot."""
-        return os.path.splitext(self.name)[1]
 
     @property
     def parent(self) -> Url:

@@ -124,11 +124,13 @@ class Folder:
     """A local folder, or one on a storage, with the files that a run writes into it and finds again.
 
     Files are named by their path from the folder, as `train/part-000000.tar`; folders between are made as needed.
-    A name that is there is a whole file. It may be written again, which replaces it whole. Threads may share a folder,
-    and processes get it pickled by its `root`. A storage that fails for a moment is tried again.
+    A name that is there is a whole file. It may be written again, which replaces it whole. Threads may share a folder;
+    another process opens its own by `root`. A storage that fails for a moment is tried again.
 
-    On a storage there is no `exclusive` and no `remove_temporary`: an interrupted upload leaves nothing to be seen,
-    so resume by what `names` gives.
+    A storage has neither `exclusive` nor `remove_temporary`: who must be alone arranges that elsewhere, and what an
+    interrupted upload leaves is in no list, so a run goes on by what `names` gives. One call of `names` costs a request
+    for each thousand files, `exists` and `size` one each; `publish` returns when the file is uploaded, so have several
+    threads call it where that takes long.
 
     Args:
         root: The folder.
