@@ -1,6 +1,7 @@
-"""Where the bytes of a media lie: a path, or a part of an archive or a table. Imports nothing of ours.
+"""Where the bytes of a media lie: a path or URL, or a part of an archive or a table. May import `remote`.
 
     clips/a.mp4                           a file or a folder
+    s3://bucket/clips/a.mp4               the same on a storage
     00000.tar#a.mp4:1024+2048             2048 bytes from byte 1024: a member of a tar, or of a zip that only stores
     part.zip#a.mp4:1024+2048~deflate      as a zip compresses them
     images.tsv#7:1024+2048~base64         as a table holds them
@@ -21,19 +22,36 @@ import gzip
 import io
 import itertools
 import re
+import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal, cast
 
-__all__ = ["AddressOpener", "Coding", "file_of", "member_address", "member_name", "open_pieces", "row_address"]
+from embedshard.remote import Url, is_url, place
+
+__all__ = [
+    "AddressOpener",
+    "Coding",
+    "Url",
+    "file_of",
+    "is_url",
+    "member_address",
+    "member_name",
+    "open_pieces",
+    "place",
+    "row_address",
+]
 
 Coding = Literal["", "deflate", "base64", "gzip"]
 
 _STEP = 1 << 24
 _IN_MEMORY = 1 << 24  # bytes of a part: a long video of many is not taken into memory whole
 _BUFFER = 1 << 18
+_AT_ONCE = 8
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 _MEMBER = re.compile(
@@ -64,15 +82,16 @@ def file_of(address: str) -> str:
     return match["file"] if match else address
 
 
-def open_pieces(path: Path) -> BinaryIO:
+def open_pieces(path: Path | Url) -> BinaryIO:
     """Open a file, or all files that the pattern `path` finds as if they were one.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    if path.exists() or glob.escape(path.name) == path.name:
-        return path.open("rb")
-    pieces = sorted(path.parent.glob(path.name))
+    if glob.escape(path.name) == path.name or path.exists():
+        return cast(BinaryIO, path.open("rb"))
+    pieces: list[Path] | list[Url]
+    pieces = sorted(path.parent.glob(path.name)) if isinstance(path, Path) else list(path.parent.glob(path.name))
     if not pieces:
         raise FileNotFoundError(f"no file {path}")
     return io.BufferedReader(_Pieces(pieces))
@@ -88,8 +107,8 @@ class AddressOpener:
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
         """Take a function to call now and then during long reads."""
         self._alive = alive
-        self._stream: tuple[Path, gzip.GzipFile] | None = None
-        self._column: tuple[Path, str, _Column] | None = None
+        self._stream: tuple[Path | Url, gzip.GzipFile] | None = None
+        self._column: tuple[Path | Url, str, _Column] | None = None
 
     def __enter__(self) -> AddressOpener:
         return self
@@ -97,29 +116,37 @@ class AddressOpener:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def open(self, address: str, root: Path) -> Path | BinaryIO:
+    def open(self, address: str, root: Path | Url) -> Path | BinaryIO:
         """Turn an address into what a decoder opens.
 
         Args:
-            address: A path, or a part of a file.
+            address: A path or URL, or a part of a file. What looks like a part of a remote file is one.
             root: Folder that a relative path starts from.
 
         Returns:
-            The path of a file or folder; for a part of one, its bytes as a file: in memory, or where they are many
-            and not coded, read as they are asked for.
+            The path of a local file or folder. For a remote file or a part of any, its bytes as a file: in memory, or
+            where they are many and not coded, read as they are asked for; a remote folder is a tar of its files.
 
         Raises:
             FileNotFoundError: There is no such file or folder.
+            RemoteError: The storage refuses, or cannot be reached.
             EOFError: The file ends before the part does.
             ValueError: The bytes are not coded as the address says.
         """
-        plain, match = root / address, _MEMBER.fullmatch(address)
-        with contextlib.suppress(OSError):  # a member's name may be too long for a file
-            if plain.exists():
-                return plain
+        plain, match = place(address, root), _MEMBER.fullmatch(address)
+        if isinstance(plain, Url):
+            if match is None:
+                return _remote(plain)
+        else:
+            with contextlib.suppress(OSError):  # a member's name may be too long for a file
+                if plain.exists():
+                    return plain
         if match is None:
             raise FileNotFoundError(f"no file or folder {plain}")
-        file, name, offset = root / match["file"], match["name"], int(match["offset"])
+        return self._member(place(match["file"], root), match)
+
+    def _member(self, file: Path | Url, match: re.Match[str]) -> BinaryIO:
+        name, offset = match["name"], int(match["offset"])
         if match["coding"] == "parquet":
             return io.BytesIO(self._row(file, name, offset))
         size = int(match["size"] or 0)
@@ -141,14 +168,16 @@ class AddressOpener:
             self._column[2].close()
         self._stream = self._column = None
 
-    def _part(self, file: Path, offset: int, size: int, coding: str | None) -> bytes:
+    def _part(self, file: Path | Url, offset: int, size: int, coding: str | None) -> bytes:
         if coding != "gzip":
+            if isinstance(file, Url) and "*" not in file.name:
+                return file.read_bytes(offset, size)
             with open_pieces(file) as plain:
                 plain.seek(offset)
                 return plain.read(size)
         if not self._stream or self._stream[0] != file:
             self.close()
-            self._stream = file, gzip.open(file)  # noqa: SIM115  (stays open)
+            self._stream = file, gzip.open(cast(BinaryIO, file.open("rb")))  # noqa: SIM115  (stays open)
         stream = self._stream[1]
         while offset - stream.tell() > _STEP:
             self._alive()
@@ -156,14 +185,44 @@ class AddressOpener:
         stream.seek(offset)
         return stream.read(size)
 
-    def _row(self, file: Path, name: str, row: int) -> bytes:
+    def _row(self, file: Path | Url, name: str, row: int) -> bytes:
         if not self._column or self._column[:2] != (file, name):
             self.close()
             self._column = file, name, _Column(file, name)
         return self._column[2].read(row)
 
 
-def _sliced(path: Path, name: str, offset: int, size: int) -> BinaryIO:
+def _remote(url: Url) -> BinaryIO:
+    """Open a remote file, or the tar of a remote folder's files."""
+    try:
+        size = url.stat().st_size
+    except IsADirectoryError:
+        return _packed(url)
+    return io.BytesIO(url.read_range(0, size)) if 0 < size <= _IN_MEMORY else cast(BinaryIO, url.open("rb"))
+
+
+def _packed(folder: Url) -> BinaryIO:
+    """Fetch the files of a folder into a tar, which goes when it is closed."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  (stays open)
+    with tarfile.open(fileobj=file, mode="w") as tar, ThreadPoolExecutor(_AT_ONCE) as pool:
+        paths = list(folder.iterdir())
+        for path, data in zip(paths, pool.map(_file_bytes, paths), strict=True):
+            if data is not None:
+                member = tarfile.TarInfo(path.name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    file.seek(0)
+    return cast(BinaryIO, file)
+
+
+def _file_bytes(path: Url) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except IsADirectoryError:
+        return None
+
+
+def _sliced(path: Path | Url, name: str, offset: int, size: int) -> BinaryIO:
     file = open_pieces(path)
     if file.seek(0, io.SEEK_END) < offset + size:
         file.close()
@@ -205,10 +264,11 @@ class _Slice(io.RawIOBase):
 class _Pieces(io.RawIOBase):
     """Files that were cut from one, read as that one."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path] | list[Url]) -> None:
         self._paths = paths
         self._starts = [0, *itertools.accumulate(path.stat().st_size for path in paths)]
         self._at = 0
+        self._open: tuple[int, IO[bytes]] | None = None
 
     def readable(self) -> bool:
         return True
@@ -226,20 +286,35 @@ class _Pieces(io.RawIOBase):
         number = bisect.bisect_right(self._starts, self._at) - 1
         if number == len(self._paths):
             return 0
-        with self._paths[number].open("rb", buffering=0) as piece:
-            piece.seek(self._at - self._starts[number])
-            count = piece.readinto(buffer) or 0
+        if self._open is None or self._open[0] != number:
+            self.close_piece()
+            self._open = number, self._paths[number].open("rb")
+        piece = self._open[1]
+        piece.seek(self._at - self._starts[number])
+        count: int = piece.readinto(buffer) or 0  # type: ignore[attr-defined]
         self._at += count
         return count
+
+    def close(self) -> None:
+        """Close the piece at hand too."""
+        self.close_piece()
+        super().close()
+
+    def close_piece(self) -> None:
+        """Close the piece at hand."""
+        if self._open:
+            self._open[1].close()
+        self._open = None
 
 
 class _Column:
     """One column of a parquet file, cheap to read in order, a row in memory at a time."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path | Url, name: str) -> None:
         import pyarrow.parquet as pq
 
-        self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        source = path if isinstance(path, Path) else path.open("rb")
+        self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         self._names = name.split(".")
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
         self._starts = [sum(groups[:i]) for i in range(len(groups) + 1)]

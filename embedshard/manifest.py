@@ -1,4 +1,5 @@
-"""The manifest `samples.parquet`: a row a sample, from `prepare` to `encode`. May import `sample`, `store`, `distinct`.
+"""The manifest `samples.parquet`: a row a sample, from `prepare` to `encode`. May import
+`sample`, `store`, `distinct` and `remote`.
 
 Columns `key, split, media, kind, start, end, caption, meta`; `meta` is JSON text that also holds `media_id`. The
 parquet file's own metadata says which source and which raw root the rows came from.
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
+from embedshard.remote import RemoteError, Url, place
 from embedshard.sample import SPLITS, Kind, Media, Sample, is_key
 from embedshard.store import publish
 
@@ -87,7 +89,7 @@ class ManifestWriter:
 
 @contextlib.contextmanager
 def writing_manifest(
-    path: Path | None, root: Path, source: SourceInfo, row_group: int = _ROW_GROUP
+    path: Path | Url | None, root: Path | Url, source: SourceInfo, row_group: int = _ROW_GROUP
 ) -> Iterator[ManifestWriter]:
     """Write `path` with all samples added in the block, or not at all.
 
@@ -127,9 +129,9 @@ class _Nowhere(io.RawIOBase):
 class Manifest:
     """An open manifest: its number of rows, the raw root its media paths start from, and its source."""
 
-    path: Path
+    path: Path | Url
     rows: int
-    root: Path
+    root: Path | Url
     source: SourceInfo
 
     def samples(self) -> Iterator[Sample]:
@@ -175,24 +177,29 @@ class Manifest:
 
     def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         try:
-            with pq.ParquetFile(self.path) as file:
+            with _parquet(self.path) as file:
                 for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=columns):
                     yield from batch.to_pylist()
+        except RemoteError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.path} is damaged: {error}\n  Make it anew with: embedshard prepare") from error
 
 
-def open_manifest(path: Path) -> Manifest:
-    """Open a manifest and check its columns.
+def open_manifest(path: str | Path | Url) -> Manifest:
+    """Open a manifest, on a storage too, and check its columns.
 
     Raises:
         InputError: `path` is no manifest.
     """
+    path = place(path)
     if not path.is_file():
         raise InputError(f"no manifest {path}; make it with: embedshard prepare SOURCE RAW {path}")
     try:
-        with pq.ParquetFile(path) as file:
+        with _parquet(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+    except RemoteError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a parquet file: {error}") from error
     if missing := [name for name in SCHEMA.names if name not in schema.names]:
@@ -201,8 +208,12 @@ def open_manifest(path: Path) -> Manifest:
             f"A table of your own becomes a manifest with: embedshard prepare table {path} samples.parquet"
         )
     properties: Mapping[str, Any] = json.loads((schema.metadata or {}).get(_PROPERTY, b"{}"))
-    root = Path(properties.get("root", path.parent))
+    root = place(properties.get("root", path.parent))
     return Manifest(path, rows, root, SourceInfo(**properties.get("source", {"name": "unknown"})))
+
+
+def _parquet(path: Path | Url) -> pq.ParquetFile:
+    return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
 
 
 def _wrong(row: Mapping[str, Any]) -> str:

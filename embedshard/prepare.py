@@ -25,6 +25,7 @@ from typing import Any
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
 from embedshard.manifest import ManifestWriter, SourceInfo, open_manifest, writing_manifest
+from embedshard.remote import Url
 from embedshard.sample import SPLITS, LeftOut, Sample, make_key, raw_id
 from embedshard.sources import Options, Source, tree_error
 from embedshard.sources._read import NO_CAPTION, media_root
@@ -119,15 +120,19 @@ class PrepareReport:
 
 
 def prepare(
-    source: Source, root: Path, manifest: Path | None, options: PrepareOptions, progress: Callable[[int], None]
+    source: Source,
+    root: Path | Url,
+    manifest: Path | Url | None,
+    options: PrepareOptions,
+    progress: Callable[[int], None],
 ) -> PrepareReport:
     """Write the manifest of a raw dataset, or nothing at all.
 
     Args:
         source: Its reader.
-        root: The raw dataset, as the source's `expects` shows it.
-        manifest: The parquet file to write; `prepare.json` and `left_out.jsonl` go beside it. None to read and check
-            everything and write nothing.
+        root: The raw dataset, as the source's `expects` shows it, in a local folder.
+        manifest: The parquet file to write, on a storage too; `prepare.json` and `left_out.jsonl` go beside it. None
+            to read and check everything and write nothing.
         options: What the user chose.
         progress: Called with the number of rows read since its last call.
 
@@ -139,7 +144,7 @@ def prepare(
             of a file that is no manifest, there is no sample at all, two samples share a key, or media lie in two
             splits.
     """
-    root = Path(os.path.abspath(root))
+    root = _local(root)
     if manifest:
         _require_free(root, manifest, options.freeze_split)
     scheme, recipe = _choose_split(source, root, options.split)
@@ -210,11 +215,22 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{split} {count}" for split, count in counts.items())
 
 
-def _require_free(root: Path, manifest: Path, freeze: Path | None) -> None:
+def _local(root: Path | Url) -> Path:
+    if isinstance(root, Url):
+        raise InputError(
+            f"expected the raw dataset in a local folder, for prepare reads annotations there, found {root}\n  Prepare "
+            f"it where it is local; its media may lie on the storage by: embedshard encode --media-root {root}"
+        )
+    return Path(os.path.abspath(root))
+
+
+def _require_free(root: Path, manifest: Path | Url, freeze: Path | None) -> None:
     """Raise InputError where what is to be written would replace what is not ours to replace."""
     beside = [manifest.parent / name for name in ("prepare.json", "left_out.jsonl")]
     taken: set[Path] = set()
     for path in (manifest, *beside, *([freeze] if freeze else [])):
+        if isinstance(path, Url):
+            continue
         real = path.resolve()
         if real.is_relative_to(root.resolve()):
             raise InputError(f"{path} would change the raw dataset {root}; give a path outside it")
@@ -464,7 +480,7 @@ def _conflicts(found: Iterable[tuple[str, str]]) -> list[str]:
     return list(conflicts.values())
 
 
-def _publish_left_out(path: Path, tally: _Tally) -> None:
+def _publish_left_out(path: Path | Url, tally: _Tally) -> None:
     if not tally.left_out:
         path.unlink(missing_ok=True)
         return

@@ -1,4 +1,7 @@
-"""Every write to disk: whole files under a temporary name, renamed when complete. May import `errors` only."""
+"""Every write: whole files under a temporary name, renamed when complete; on a storage, uploaded when complete.
+
+May import `errors` and `remote`. fsspec is imported where a storage is used.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,15 +18,65 @@ from pathlib import Path
 from typing import IO, Any
 
 from embedshard.errors import InputError
+from embedshard.remote import Url, place
 
-__all__ = ["exclusive", "is_temporary", "publish", "remove_temporary", "write_bytes", "write_json"]
+__all__ = [
+    "Folder",
+    "Staging",
+    "exclusive",
+    "is_temporary",
+    "open_folder",
+    "publish",
+    "remove_temporary",
+    "write_bytes",
+    "write_json",
+]
 
 _TEMPORARY = ".tmp-"
 _MOMENT = 0.1  # seconds
+_STAGED = 8 << 30
+
+
+class Staging:
+    """Room on the local disk for files on their way to a storage, shared by the threads of a process.
+
+    Args:
+        folder: Where they lie; None is the system's folder of temporary files.
+        limit: Bytes: while as many are there, no other file is begun, so at most the files in hand come on top.
+    """
+
+    def __init__(self, folder: Path | None = None, limit: int = _STAGED) -> None:
+        self._folder, self._limit = folder, limit
+        self._files: set[IO[bytes]] = set()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[IO[bytes]]:
+        """Wait for room, and give a file that is removed when the block ends."""
+        if self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix="embedshard-", dir=self._folder) as file:
+            with self._changed:
+                self._changed.wait_for(lambda: self._used() < self._limit)
+                self._files.add(file)
+            try:
+                yield file
+            finally:
+                with self._changed:
+                    self._files.remove(file)
+                    self._changed.notify_all()
+
+    def _used(self) -> int:
+        return sum(os.fstat(file.fileno()).st_size for file in self._files)
+
+
+_STAGING = Staging()
 
 
 @contextlib.contextmanager
-def publish(path: Path, *, sync: bool = True, shared: bool = False) -> Iterator[IO[bytes]]:
+def publish(
+    path: Path | Url, *, sync: bool = True, shared: bool = False, staging: Staging = _STAGING
+) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name only when the block ends well.
 
     The temporary name follows from the final one, so a run that takes up where a killed one stopped writes over
@@ -31,12 +86,22 @@ def publish(path: Path, *, sync: bool = True, shared: bool = False) -> Iterator[
         path: The final name; its folder is made if need be.
         sync: Flush to the disk before the rename, so that the file survives a power cut.
         shared: Whether other processes, of other machines too, may write the same file meanwhile.
+        staging: Where a file for a storage lies until it is whole.
 
     Yields:
         A binary file open for writing.
+
+    Raises:
+        RemoteError: The storage does not take the file.
     """
+    if isinstance(path, Url):
+        with staging.file() as file:
+            yield file
+            file.flush()
+            path.upload(Path(file.name), None if path.shows_only_whole_files else path.parent / _temporary(path.name))
+        return
     token = f"{uuid.uuid4().hex}-" if shared else ""
-    temporary = path.with_name(f"{_TEMPORARY}{token}{path.name}")
+    temporary = path.with_name(_temporary(token + path.name))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
@@ -50,16 +115,84 @@ def publish(path: Path, *, sync: bool = True, shared: bool = False) -> Iterator[
         raise
 
 
-def write_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
+def write_bytes(path: Path | Url, data: bytes, *, sync: bool = False) -> None:
     """Write a whole file at once; it is there with all of `data` or not at all."""
     with publish(path, sync=sync) as file:
         file.write(data)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path | Url, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, whole and synced."""
     text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
     write_bytes(path, text.encode() + b"\n", sync=True)
+
+
+class Folder:
+    """A local folder, or one on a storage, with the files that a run writes into it and finds again.
+
+    Files are named by their path from the folder, as `train/part-000000.tar`; folders between are made as needed.
+    A name that is there is a whole file. It may be written again, which replaces it whole. Threads may share a folder;
+    another process opens its own by `root`. A storage that fails for a moment is tried again.
+
+    A storage has neither `exclusive` nor `remove_temporary`: who must be alone arranges that elsewhere, and what an
+    interrupted upload leaves is in no list, so a run goes on by what `names` gives. One call of `names` costs a request
+    for each thousand files, `exists` and `size` one each; `publish` returns when the file is uploaded, so have several
+    threads call it where that takes long.
+
+    Args:
+        root: The folder.
+        staging: For files on their way to a storage.
+
+    Raises:
+        RemoteError: By every method, where the storage refuses, or cannot be reached for about a minute.
+    """
+
+    def __init__(self, root: Path | Url, staging: Staging = _STAGING) -> None:
+        self.root, self._staging = root, staging
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Give a whole file; FileNotFoundError where there is none."""
+        return (self.root / name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading and seeking; FileNotFoundError where there is none."""
+        return (self.root / name).open("rb")
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is a file."""
+        return (self.root / name).is_file()
+
+    def size(self, name: str) -> int:
+        """Give the bytes of a file; FileNotFoundError where there is none."""
+        return (self.root / name).stat().st_size
+
+    def names(self, sub: str = "") -> list[str]:
+        """List the files and folders in the folder `sub` itself, sorted, without half-written ones; [] without it."""
+        try:
+            found = [entry.name for entry in (self.root / sub).iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if not is_temporary(name))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def publish(self, name: str, *, sync: bool = True) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Write a file that is there when the block ends well; see `publish`."""
+        return publish(self.root / name, sync=sync, staging=self._staging)
+
+
+def open_folder(address: str | Path | Url, staging: Staging = _STAGING) -> Folder:
+    """Give the folder of a path or URL; it need not be there yet."""
+    return Folder(place(address), staging)
+
+
+def _temporary(name: str) -> str:
+    return _TEMPORARY + name
 
 
 def is_temporary(name: str) -> bool:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import pickle
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedshard import address
-from embedshard.address import AddressOpener, member_address, member_name, open_pieces, row_address
+from embedshard.address import AddressOpener, Url, member_address, member_name, open_pieces, place, row_address
+from embedshard.remote import RemoteError
+from embedshard.store import publish
 
 DATA = [bytes([65 + number]) * 1000 * (number + 1) for number in range(5)]
 
 
-def read(root: Path, *addresses: str) -> list[bytes]:
+def read(root: Path | Url, *addresses: str) -> list[bytes]:
     with AddressOpener() as opener:
         return [opener.open(address, root).read() for address in addresses]  # type: ignore[union-attr]
 
@@ -139,3 +143,67 @@ def test_members_of_a_real_zip(tmp_path):
         offset = info.header_offset + 30 + len(info.filename)
         coding = "deflate" if info.compress_type else ""
         assert read(tmp_path, member_address("a.zip", info.filename, offset, info.compress_size, coding)) == [data]
+
+
+def put(url: str, data: bytes) -> None:
+    with publish(Url(url)) as file:
+        file.write(data)
+
+
+def test_places_are_paths_or_urls(tmp_path):
+    root = Url("s3://bucket/raw/")
+    assert place("clips/a.mp4", root) == Url("s3://bucket/raw/clips/a.mp4")
+    assert place("/data/a.mp4", root) == Path("/data/a.mp4")
+    assert place("gs://other/a.mp4", root) == place("gs://other/a.mp4", tmp_path) == Url("gs://other/a.mp4")
+    assert place("a.mp4", tmp_path) == tmp_path / "a.mp4"
+    assert place("file:///data/a.mp4") == Path("/data/a.mp4")
+    assert (root.name, root.parent) == ("raw", Url("s3://bucket"))
+    assert pickle.loads(pickle.dumps(root)) == root == place(str(root))
+
+
+@pytest.mark.parametrize("in_memory", [1 << 24, 100])
+def test_remote_files_and_parts_of_them(tmp_path, bucket, monkeypatch, in_memory):
+    monkeypatch.setattr(address, "_IN_MEMORY", in_memory)
+    whole = b"".join(DATA)
+    put(f"{bucket}/d/a.tar", whole)
+    put(f"{bucket}/a.tgz", gzip.compress(whole))
+    put(f"{bucket}/a.zip", b"..." + zlib.compress(DATA[3])[2:-4])
+    put(f"{bucket}/empty", b"")
+    for number, start in enumerate(range(0, len(whole), 700)):
+        put(f"{bucket}/x.zip_part{number:02}", whole[start : start + 700])
+    pq.write_table(pa.table({"mp4": DATA}), tmp_path / "a.parquet")
+    put(f"{bucket}/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    deflated = len(zlib.compress(DATA[3])) - 6
+    addresses = {
+        "d/a.tar": whole,
+        "empty": b"",
+        member_address("d/a.tar", "b/c.mp4", 500, 2000): whole[500:2500],
+        member_address("a.tgz", "x", 3000, 3000, "gzip"): whole[3000:6000],
+        member_address("a.zip", "x", 3, deflated, "deflate"): DATA[3],
+        member_address("x.zip_part*", "x", 600, 9000): whole[600:9600],
+        row_address("a.parquet", "mp4", 2): DATA[2],
+    }
+    assert read(Url(bucket), *addresses) == list(addresses.values())
+    assert read(tmp_path, *(f"{bucket}/{one}" for one in addresses)) == list(addresses.values())
+    for gone in ("gone.mp4", "gone.tar#a:1+2", "gone*#a:1+2"):
+        with pytest.raises(FileNotFoundError):
+            read(Url(bucket), gone)
+    with pytest.raises(EOFError, match="ends inside its member"):
+        read(Url(bucket), member_address("d/a.tar", "a", len(whole) - 3, 200))
+
+
+def test_a_remote_folder_is_a_tar_of_its_files(bucket):
+    for number in (2, 0, 1):
+        put(f"{bucket}/frames/{number}.png", b"%d" % number)
+    put(f"{bucket}/frames/below/x.png", b"x")
+    put(f"{bucket}/frames/below.png/x.png", b"x")
+    with AddressOpener() as opener, tarfile.open(fileobj=opener.open("frames", Url(bucket))) as tar:
+        assert [(one.name, tar.extractfile(one).read()) for one in tar] == [(f"{n}.png", b"%d" % n) for n in range(3)]
+
+
+def test_media_that_a_storage_refuses_is_not_missing(bucket, proxy):
+    put(f"{bucket}/a.tar", b"0123")
+    proxy.denied = True
+    for one in ("a.tar", "a.tar#x:1+2"):
+        with pytest.raises(RemoteError, match="AWS_ENDPOINT_URL"):
+            read(Url(bucket), one)

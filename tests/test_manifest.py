@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedshard.address import Url
 from embedshard.errors import InputError
 from embedshard.manifest import SCHEMA, SourceInfo, open_manifest, writing_manifest
 from embedshard.sample import Media, Sample
@@ -99,3 +100,17 @@ def test_rows_that_prepare_never_wrote_are_named(tmp_path, changed, said):
         open_manifest(tmp_path / "m.parquet").validate()
     pq.write_table(pa.Table.from_pylist([{**GOOD, "meta": "{}"}], SCHEMA), tmp_path / "m.parquet")
     open_manifest(tmp_path / "m.parquet").validate()
+
+
+def test_a_manifest_on_a_storage(bucket):
+    samples = [sample(number) for number in range(16385)]
+    write(Url(bucket) / "d/m.parquet", samples)
+    manifest = open_manifest(f"{bucket}/d/m.parquet")
+    assert (manifest.rows, manifest.root) == (16385, Url(f"{bucket}/d"))
+    assert list(manifest.samples()) == samples
+    assert manifest.digest() == open_manifest(Url(f"{bucket}/d/m.parquet")).digest()
+    with pytest.raises(InputError, match=rf"no manifest {bucket}/gone\.parquet"):
+        open_manifest(f"{bucket}/gone.parquet")
+    with pytest.raises(AttributeError):
+        write(Url(bucket) / "bad.parquet", [sample(1), None])
+    assert not Url(f"{bucket}/bad.parquet").exists()

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedshard.cli.inputs import manifest_of
+from embedshard.cli.place import PLACE
 from embedshard.cli.progress import bar
 
 if TYPE_CHECKING:
     from embedshard.encode.caption import CaptionOptions, CaptionReport
     from embedshard.encode.coca import Captioner
     from embedshard.manifest import Manifest
+    from embedshard.remote import Url
 
 __all__ = ["caption"]
 
@@ -24,7 +26,7 @@ _OPTIONS = ("count", "all_samples", "decoder", "timeout", "retry_failed", "media
 
 
 @click.command(short_help="Captions for media that have none.")
-@click.argument("manifest", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("manifest", metavar="INPUT", type=PLACE)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="A CoCa model of open_clip: coca_ViT-B-32, coca_ViT-L-14, or a folder.")
 @click.option("--pretrained", help="Its tag, best mscoco_finetuned_laion2b_s13b_b90k, or a checkpoint file.")
@@ -50,10 +52,10 @@ _OPTIONS = ("count", "all_samples", "decoder", "timeout", "retry_failed", "media
     help="Seconds without a frame to give up a video; 0: never.",
 )
 @click.option(
-    "--media-root", type=click.Path(path_type=Path), help="Where the media are now, if the raw tree has moved."
+    "--media-root", type=PLACE, help="Where the media are now, if the raw tree has moved: a folder, or a URL of one."
 )
 @click.option("--retry-failed", is_flag=True, help="Try the samples in failed.jsonl again.")
-def caption(manifest: Path, out: Path, **given: Any) -> None:
+def caption(manifest: Path | Url, out: Path, **given: Any) -> None:
     """Write OUT/samples.parquet: the samples of INPUT, those without a caption with one that a CoCa model makes.
 
     INPUT is a manifest (made with prepare --keep-uncaptioned), or what embedshard encode takes, here without captions

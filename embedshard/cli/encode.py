@@ -15,6 +15,7 @@ import click
 
 from embedshard.cli.engines import engine_options, layout_of, sharing, submit_to_slurm
 from embedshard.cli.inputs import manifest_of
+from embedshard.cli.place import PLACE
 from embedshard.cli.progress import bar, duration
 from embedshard.errors import InputError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from embedshard.encode.run import Progress
     from embedshard.frames import Sampling
     from embedshard.manifest import Manifest
+    from embedshard.remote import Url
 
 __all__ = ["encode", "models_of"]
 
@@ -52,7 +54,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 
 
 @click.command(short_help="Manifest to triples.")
-@click.argument("manifest", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("manifest", metavar="INPUT", type=PLACE)
 @click.argument("processed", type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -97,14 +99,14 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     help="Seconds without a frame to give up a video; 0: never.",
 )
 @click.option(
-    "--media-root", type=click.Path(path_type=Path), help="Where the media are now, if the raw tree has moved."
+    "--media-root", type=PLACE, help="Where the media are now, if the raw tree has moved: a folder, or a URL of one."
 )
 @click.option("--retry-failed", is_flag=True, help="Try the samples in failed.jsonl again.")
 @engine_options
 @click.option("--similarity", is_flag=True, help="Put each frame's cosine with the caption into the metadata.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write to this JSON where the time went.")
 @click.option("--dry-run", is_flag=True, help="Look at all inputs, measure for some seconds, predict; write nothing.")
-def encode(manifest: Path, processed: Path, **given: Any) -> None:
+def encode(manifest: Path | Url, processed: Path, **given: Any) -> None:
     """Encode the samples of INPUT into PROCESSED/{train,val,test}/<key>.npy, .txt, .json.
 
     INPUT is a manifest; or a table of paths and captions (csv, tsv, jsonl, json, parquet), tars (one, a folder of them,

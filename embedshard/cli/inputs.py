@@ -14,6 +14,7 @@ import click
 from embedshard.cli.prepare import summarise
 from embedshard.cli.progress import bar
 from embedshard.errors import InputError
+from embedshard.remote import Url
 
 if TYPE_CHECKING:
     from embedshard.manifest import Manifest
@@ -24,15 +25,15 @@ _TARS = (".tar", ".tar.gz", ".tgz")
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
-def manifest_of(given: Path, folder: Path, dry_run: bool = False, uncaptioned: bool = False) -> Manifest:
+def manifest_of(given: Path | Url, folder: Path, dry_run: bool = False, uncaptioned: bool = False) -> Manifest:
     """Open a manifest, or prepare one, `folder/samples.parquet`, by the source `table`, `webdataset` or `folder`.
 
     One that an earlier run has prepared there is taken again if nothing was left out and the files of the input are
     older; a folder is always read anew. What is left out is printed.
 
     Args:
-        given: A manifest; a csv, tsv, jsonl, json, parquet or txt table; a tar, a folder of tars or a pattern of them;
-            a folder of media with captions beside them.
+        given: A manifest, the only one of these that may lie on a storage; a csv, tsv, jsonl, json, parquet or txt
+            table; a tar, a folder of tars or a pattern of them; a folder of media with captions beside them.
         folder: Where the manifest, `prepare.json` and `left_out.jsonl` go.
         dry_run: Write the manifest to a place that is removed when the command ends.
         uncaptioned: Keep media without a caption.
@@ -42,8 +43,8 @@ def manifest_of(given: Path, folder: Path, dry_run: bool = False, uncaptioned: b
     """
     from embedshard.manifest import open_manifest
 
-    source = _source(given)
-    if source is None:
+    source = None if isinstance(given, Url) else _source(given)
+    if isinstance(given, Url) or source is None:
         return open_manifest(given)
     if dry_run:
         folder = Path(tempfile.mkdtemp(prefix="embedshard-"))

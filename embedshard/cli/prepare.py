@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedshard.cli.place import PLACE
 from embedshard.cli.progress import bar, table
 from embedshard.errors import InputError
 
 if TYPE_CHECKING:
     from embedshard.prepare import PrepareReport
+    from embedshard.remote import Url
     from embedshard.sample import Sample
 
 __all__ = ["prepare", "summarise"]
@@ -22,8 +24,8 @@ __all__ = ["prepare", "summarise"]
 
 @click.command(short_help="Raw tree to manifest.")
 @click.argument("source")
-@click.argument("raw", type=click.Path(path_type=Path))
-@click.argument("manifest", type=click.Path(path_type=Path), required=False)
+@click.argument("raw", type=PLACE)
+@click.argument("manifest", type=PLACE, required=False)
 @click.option("--split", help="One of the source's splits, train/val/test for all samples, or a recipe FILE.yaml.")
 @click.option("--captions", metavar="WHICH", help="Where media have several: first, each (a sample for each) or join.")
 @click.option("--as", "as_", metavar="WHAT", help="Where a dataset can be read in several ways: caption, qa, segment.")
@@ -34,8 +36,9 @@ __all__ = ["prepare", "summarise"]
 @click.option("--allow-leak", is_flag=True, help="Keep media that lie in two splits.")
 @click.option("--keep-uncaptioned", is_flag=True, help="Keep media without a caption, for embedshard caption.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, show the counts, write nothing.")
-def prepare(source: str, raw: Path, manifest: Path | None, dry_run: bool, **options: Any) -> None:
-    """Read the raw dataset RAW, as SOURCE's authors publish it, and write MANIFEST (samples.parquet).
+def prepare(source: str, raw: Path | Url, manifest: Path | Url | None, dry_run: bool, **options: Any) -> None:
+    """Read the raw dataset RAW, as SOURCE's authors publish it, and write MANIFEST (samples.parquet, or
+    s3://bucket/samples.parquet).
 
     Reads annotations only, no media. What gives no sample is counted in prepare.json and listed in left_out.jsonl,
     both beside the manifest.

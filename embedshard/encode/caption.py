@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from embedshard import __version__
+from embedshard.address import Url
 from embedshard.distinct import id_hash
 from embedshard.encode.coca import Caption, Captioner
 from embedshard.encode.work import Problem, Work, works
@@ -60,7 +61,7 @@ class CaptionOptions:
     workers: int = 1
     timeout: float = 300.0
     retry_failed: bool = False
-    media_root: Path | None = None
+    media_root: Path | Url | None = None
 
 
 @dataclass
@@ -273,7 +274,7 @@ class _Run:
     """Decodes works, captions their frames in batches, and notes the captions."""
 
     def __init__(
-        self, captioner: Captioner, options: CaptionOptions, root: Path, ledger: _Ledger, show: Callable[[], None]
+        self, captioner: Captioner, options: CaptionOptions, root: Path | Url, ledger: _Ledger, show: Callable[[], None]
     ) -> None:
         self._captioner, self._options, self._root = captioner, options, root
         self._ledger, self._show = ledger, show

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
-import os
 import random
 import tempfile
 import time
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedshard.address import file_of
+from embedshard.address import Url, file_of, place
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.pipeline import EncodeOptions, Output, Pipeline
 from embedshard.encode.profile import Profile, Shares
@@ -120,7 +118,7 @@ def estimate(
     )  # fmt: skip
 
 
-def _look(manifest: Manifest, folders: Sequence[Path], root: Path, progress: Callable[[int], None]) -> _Look:
+def _look(manifest: Manifest, folders: Sequence[Path], root: Path | Url, progress: Callable[[int], None]) -> _Look:
     """Go through the manifest once, and keep a random choice of the media that are there."""
     look, rng = _Look(Counter(), 0, [], 0, []), random.Random(0)
     exists: dict[str, bool] = {}
@@ -140,7 +138,7 @@ def _look(manifest: Manifest, folders: Sequence[Path], root: Path, progress: Cal
         file = file_of(work.path)
         present = exists.get(file)
         if present is None:
-            present = os.path.exists(root / file) or ("*" in file and bool(glob.glob(str(root / file))))
+            present = _is_there(file, root)
             if file != work.path:  # an archive holds many
                 exists[file] = present
         if not present:
@@ -154,6 +152,11 @@ def _look(manifest: Manifest, folders: Sequence[Path], root: Path, progress: Cal
             look.chosen[place] = work
     rng.shuffle(look.chosen)
     return look
+
+
+def _is_there(file: str, root: Path | Url) -> bool:
+    path = place(file, root)
+    return path.exists() or ("*" in path.name and any(path.parent.glob(path.name)))
 
 
 def _for_a_while(chosen: Sequence[Work]) -> Iterator[Work]:

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
+from embedshard.address import Url
 from embedshard.encode.clip import ClipEncoder, ModelOptions, load_encoder
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
 from embedshard.encode.profile import Profile
@@ -58,7 +59,7 @@ class Setup:
     options: EncodeOptions
     plan: Manifest
     manifest: str
-    root: Path
+    root: Path | Url
 
 
 def make_worker(setup: Setup, slot: int) -> Worker:
@@ -90,7 +91,7 @@ def profile_of(options: EncodeOptions, slots: int) -> Profile:
 def _claim(processed: Path, setting: Mapping[str, Any], setup: Setup) -> None:
     """Write `dataset.json`, or check that the folder was begun with the same setting."""
     plan = setup.plan
-    units, digest = len(plan.groups()), plan.path.stem
+    units, digest = len(plan.groups()), Path(str(plan.path)).stem
     wanted = DatasetInfo(setting, asdict(plan.source), str(plan.root), setup.manifest, units, digest)
     with exclusive(processed, patience=60):
         before = read_info(processed)

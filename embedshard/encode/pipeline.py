@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from embedshard.address import Url
 from embedshard.encode.batch import Batcher
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.profile import Profile
@@ -63,7 +64,7 @@ class EncodeOptions:
     workers: int = 1
     timeout: float = 300.0
     retry_failed: bool = False
-    media_root: Path | None = None
+    media_root: Path | Url | None = None
     similarity: bool = False
 
 
@@ -125,7 +126,7 @@ class Pipeline:
         profile: Is told the seconds spent.
     """
 
-    def __init__(self, outputs: list[Output], options: EncodeOptions, root: Path, profile: Profile) -> None:
+    def __init__(self, outputs: list[Output], options: EncodeOptions, root: Path | Url, profile: Profile) -> None:
         self._outputs, self._options, self._root, self._profile = outputs, options, root, profile
         encoders = [output.encoder for output in outputs]
         geometries = [encoder.preprocess.geometry for encoder in encoders]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embedshard import __version__
+from embedshard.address import Url
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.ledger import EncodeReport, Ledger
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
@@ -165,7 +166,7 @@ def loose(processed: Path) -> Callable[[int, Triple], None]:
     return write
 
 
-def media_root(manifest: Manifest, options: EncodeOptions) -> Path:
+def media_root(manifest: Manifest, options: EncodeOptions) -> Path | Url:
     """Give the folder that the media's paths start from."""
     return (options.media_root or manifest.root).absolute()
 

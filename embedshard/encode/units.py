@@ -100,7 +100,7 @@ def plan_units(manifest: Manifest, processed: Path, size: int) -> Manifest:
     """
     digest, there = manifest.digest(), open_plan(processed)
     if there:
-        _require_same(processed, there.path, digest, size)
+        _require_same(processed, str(there.path), digest, size)
         return there
     size = size or usual_size(manifest.rows)
     manifest.validate()
@@ -119,8 +119,8 @@ def open_plan(processed: Path) -> Manifest | None:
     return open_manifest(there[0]) if there else None
 
 
-def _require_same(processed: Path, path: Path, manifest: str, size: int) -> None:
-    _, its_size, digest = path.stem.split("-")
+def _require_same(processed: Path, path: str, manifest: str, size: int) -> None:
+    _, its_size, digest = Path(path).stem.split("-")
     if digest != _digest(manifest, int(its_size)):
         raise InputError(
             f"{processed} was begun with another manifest, and parts are not changed any more\n"

@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from embedshard.address import AddressOpener
+from embedshard.address import AddressOpener, place
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.profile import Profile
 from embedshard.encode.slots import Slots
@@ -218,7 +217,7 @@ class Decoder:
     def _decode(self, job: Job) -> Iterator[Opened | _Chunk | Done | Failed]:
         options = self._options
         with self._profile.spent("decode"):
-            media = self._opener.open(job.media, Path(job.root))
+            media = self._opener.open(job.media, place(job.root))
             at_least = _OVERSIZE * max(max(wanted.size) for wanted in options.shrink) if options.fast else 0
             reader = open_reader(media, job.kind, options.decoder, job.frame_rate, at_least, options.planes)
         with contextlib.closing(reader):

@@ -1,4 +1,4 @@
-"""Shards to training batches, through webdataset. May import `errors`, `shard.table` and `tar`."""
+"""Shards to training batches, through webdataset. May import `errors`, `remote`, `shard.table` and `tar`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from webdataset import DataPipeline
 
+    from embedshard.remote import Url
+
 __all__ = ["load"]
 
 
-def load(path: str | Path, split: str = "train", batch_size: int | None = None, **options: Any) -> DataPipeline:
+def load(path: str | Path | Url, split: str = "train", batch_size: int | None = None, **options: Any) -> DataPipeline:
     """Stream a split of a folder of shards, once through per iteration.
 
         for batch in embedshard.load("shards", split="train", batch_size=64, seq_len=16): ...
@@ -21,7 +23,7 @@ def load(path: str | Path, split: str = "train", batch_size: int | None = None, 
     Every worker batches its own samples; so it is for each of them that `partial` decides about a short last batch.
 
     Args:
-        path: A folder with tars and `splits.csv`.
+        path: A folder with tars and `splits.csv`, or the URL of one (`s3://bucket/shards`).
         split: A split named in `splits.csv`.
         batch_size: Samples a batch, or None for single samples.
         **options: The fields of `embedshard.load.pipeline.LoadOptions`.
@@ -37,5 +39,6 @@ def load(path: str | Path, split: str = "train", batch_size: int | None = None, 
         TypeError: There is no option of that name.
     """
     from embedshard.load.pipeline import make_options, make_pipeline
+    from embedshard.remote import place
 
-    return make_pipeline(Path(path), split, batch_size, make_options(options))
+    return make_pipeline(place(path), split, batch_size, make_options(options))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from embedshard.errors import InputError
 from embedshard.load.collate import Crop, Tokenizer, collate, crop_frames
 from embedshard.load.decode import decode
+from embedshard.remote import RemoteError, Url, place
 from embedshard.shard.table import read_splits
 from embedshard.tar import read_members
 
@@ -67,7 +68,7 @@ def make_options(options: Mapping[str, Any]) -> LoadOptions:
     return LoadOptions(**options)
 
 
-def make_pipeline(folder: Path, split: str, batch_size: int | None, options: LoadOptions) -> DataPipeline:
+def make_pipeline(folder: Path | Url, split: str, batch_size: int | None, options: LoadOptions) -> DataPipeline:
     """Make the pipeline that `embedshard.load` describes."""
     import webdataset as wds
 
@@ -85,12 +86,13 @@ def make_pipeline(folder: Path, split: str, batch_size: int | None, options: Loa
     return pipeline.compose(wds.batched(batch_size, collation_fn=make_batch, partial=options.partial))
 
 
-def _find_tars(folder: Path, split: str) -> list[str]:
+def _find_tars(folder: Path | Url, split: str) -> list[str]:
     splits = read_splits(folder)
     if split not in splits:
         raise InputError(f"{folder} has no split {split!r}; load one of: {', '.join(splits) or '(it has none)'}")
     tars = [folder.absolute() / name for name in splits[split]]
-    missing = [tar.name for tar in tars if not tar.is_file()]
+    there = {path.name for path in folder.iterdir()}
+    missing = [tar.name for tar in tars if tar.name not in there]
     if missing:
         raise InputError(
             f"{folder}: expected the {len(tars)} tars that splits.csv names for {split}, found "
@@ -150,7 +152,7 @@ def _read_tar(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     from webdataset.tariterators import base_plus_ext
 
     try:
-        with open(path, "rb") as file:
+        with place(path).open("rb") as file:
             members = ((*base_plus_ext(name), data) for name, data in read_members(file))
             for key, group in groupby((member for member in members if member[0]), itemgetter(0)):
                 parts: dict[str, bytes] = {}
@@ -159,6 +161,8 @@ def _read_tar(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                         raise ValueError(f"two members {key}.{field}")
                     parts[field.lower()] = data
                 yield key, parts
+    except RemoteError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: expected a whole tar of triples, found it damaged ({error}); fetch it again, or pack it again "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embedshard.errors import InputError
+from embedshard.remote import Url
 from embedshard.sample import SPLITS
 from embedshard.store import write_bytes
 
@@ -57,7 +58,7 @@ class State:
     records: Mapping[str, TarRecord] = field(default_factory=dict)
 
 
-def read_splits(folder: Path) -> dict[str, list[str]]:
+def read_splits(folder: Path | Url) -> dict[str, list[str]]:
     """Read `splits.csv`: which tars belong to which split.
 
     Args:

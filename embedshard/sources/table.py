@@ -11,6 +11,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
+from embedshard.address import is_url, place
 from embedshard.demo import Tree
 from embedshard.errors import InputError
 from embedshard.sample import SPLITS, Kind, LeftOut, Media, Sample, make_key, media_kind, split_name
@@ -31,6 +32,7 @@ from embedshard.sources._read import (
 __all__ = ["Table", "TableOptions"]
 
 _PEEK = 1000
+_NO_KIND = "neither a video nor a picture by its extension"
 
 # For each column the names it is known by: the first word that a table has wins, the names within one word are
 # equals, of which a table may have one only.
@@ -56,7 +58,7 @@ class TableOptions(Options):
     start_column: str = option("", "column of the window's start, in seconds or HH:MM:SS")
     end_column: str = option("", "column of the window's end")
     group_column: str = option("", "column of what must not lie in two splits (default: the media path)")
-    media: str = option("", "folder that relative paths start from (default: the table's own)")
+    media: str = option("", "folder or URL that relative paths start from (default: the table's own)")
     number_rows: bool = option(False, "append the row's number to every id, for several rows of one id")
     uncaptioned: bool = option(False, "take a table without a column of captions (with prepare --keep-uncaptioned)")
 
@@ -76,7 +78,7 @@ class Table(Source):
     options = TableOptions
     expects = """
 TABLE.csv (.tsv, .jsonl, .parquet, .json; .txt for paths alone), or a folder of such tables, with the columns
-    path       media file, relative to the table (or --option media=DIR); also videoLoc, filename, image, video ...
+    path       media file, relative to the table (or --option media=DIR), or s3://...; also videoLoc, image ...
     caption    also text, title, sentence, description ...
     split      optional: train, val, test; without it a table called train.csv, val_1.csv, ... is of that split
     id         optional: also key, uid, videoID, video_id ...
@@ -95,7 +97,7 @@ Any other column becomes metadata. Columns of other names: --option caption_colu
         if not tables or not tables[0].exists():
             raise tree_error(self, root, "expected a table")
         base = media_root(root)
-        folder = os.path.abspath(options.media or base)
+        folder = options.media if is_url(options.media) else os.path.abspath(options.media or base)
         numbers = count()
         for path in tables:
             reader = _Reader(options, base=str(base), folder=folder, path=path)
@@ -175,24 +177,32 @@ class _Reader:
 
         The id is the same for every spelling of a path, and wherever the media folder lies.
         """
+        url = str(place(given, place(self._folder)))
+        if is_url(url):
+            return (url if is_url(given) else os.path.normpath(given)), url, _remote_kind(url)
         if given != self._last[0]:
             path = os.path.normpath(os.path.join(self._folder, given))
             below = relative(path, self._folder)
             media_id = os.path.normpath(given) if os.path.isabs(below) else below
-            self._last = (given, media_id, relative(path, self._base), _kind(given, path))
+            self._last = (given, media_id, relative(path, self._base), _kind(path))
         return self._last[1:]
 
 
-def _kind(given: str, path: str) -> Kind | str:
-    if "://" in given:
+def _remote_kind(url: str) -> Kind | str:
+    """Give the kind by the extension alone: prepare asks no storage. What the web has must be downloaded."""
+    if url.startswith(("http://", "https://")):
         return REMOTE_MEDIA
+    return media_kind(url) or _NO_KIND
+
+
+def _kind(path: str) -> Kind | str:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         return MISSING_MEDIA
     if stat.S_ISDIR(mode):
         return "frames"
-    return media_kind(path) or "neither a video nor a picture by its extension"
+    return media_kind(path) or _NO_KIND
 
 
 def _text(value: Any) -> str:

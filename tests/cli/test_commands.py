@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from embedshard.address import Url
 from embedshard.cli import main
 from embedshard.demo import Tree
 from embedshard.manifest import open_manifest
@@ -212,3 +213,24 @@ def test_a_dry_run_of_encode_predicts_and_writes_nothing(tmp_path, raw, tiny_mod
     encoded = encode(tmp_path, tiny_model).output
     assert int(re.search(r"(\d+) frames of 4 media", encoded)[1]) == frames
     assert "5 samples, 1 of them to encode, of 1 media" in encode(tmp_path, tiny_model, "--dry-run").output
+
+
+def test_a_dataset_that_lies_on_a_storage(tmp_path, raw, tiny_model, bucket):
+    for path in raw.rglob("*.*"):
+        Url(f"{bucket}/raw/{path.relative_to(raw).as_posix()}").upload(path)
+    manifest = f"{bucket}/out/samples.parquet"
+    assert f"wrote {manifest}" in run("prepare", "folder", raw, manifest).output
+    run("prepare", "folder", raw, manifest)
+    assert [one.name for one in Url(f"{bucket}/out").iterdir()] == ["left_out.jsonl", "prepare.json", "samples.parquet"]
+    words = ("--model", tiny_model, "--device", "cpu", "--workers", 0, "--media-root", f"{bucket}/raw")
+    raw.rename(tmp_path / "elsewhere")
+    assert "5 samples, 5 of them to encode" in run("encode", manifest, tmp_path / "p", *words, "--dry-run").output
+    assert "5 samples: 5 encoded, 0 were there, 0 failed" in run("encode", manifest, tmp_path / "p", *words).output
+    said = run("prepare", "folder", f"{bucket}/raw", tmp_path / "m.parquet", code=1).output
+    assert f"--media-root {bucket}/raw" in said
+    assert (
+        f"no manifest {bucket}/no.parquet"
+        in run("encode", f"{bucket}/no.parquet", tmp_path / "p", *words, code=1).output
+    )
+    gone = run("encode", manifest, tmp_path / "p", *words[:-1], f"{bucket}/no", code=1).output
+    assert f"the raw dataset {bucket}/no is not there" in gone

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedshard.address import member_address
+from embedshard import address, remote
+from embedshard.address import Url, member_address
 from embedshard.demo import Tree, video_bytes
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.profile import Profile
@@ -218,3 +219,44 @@ def test_workers_go_when_the_consumer_stops(raw, started):
 def test_a_worker_imports_no_torch():
     code = "import sys, embedshard.encode.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_remote_media_decode_to_the_same_frames(raw, bucket, workers):
+    """A video, a member of a tar, a picture and a folder of them, through a network that fails at times."""
+    tree = Tree(raw)
+    tree.frames("frames", "frames")
+    tree.image("p.png", "a picture")
+    data = video_bytes("c")
+    (raw / "x.tar").write_bytes(b"\0" * 512 + data)
+    media = [("a.mp4", "video"), (member_address("x.tar", "c.mp4", 512, len(data)), "video"), ("p.png", "image")]
+    for path in raw.rglob("*.*"):
+        Url(f"{bucket}/raw/{path.relative_to(raw).as_posix()}").upload(path)
+
+    def frames(root, workers):
+        jobs = [job(root, one, n, kind=kind) for n, (one, kind) in enumerate([*media, ("frames", "frames")])]
+        found = list(decoded([*jobs, job(root, "gone.mp4", 9)], OPTIONS, workers))
+        assert dict(found)[9] == Failed("missing media")
+        return {n: [layer.copy() for layer in m.layers] for n, m in found if isinstance(m, Frames)}
+
+    here, there = frames(raw, 0), frames(f"{bucket}/raw", workers)
+    assert here.keys() == there.keys() == {0, 1, 2, 3}
+    assert all(np.array_equal(a, b) for n in here for a, b in zip(here[n], there[n], strict=True))
+
+
+@pytest.mark.parametrize(("in_memory", "rounds"), [(1 << 24, 20), (1000, 5)])
+def test_media_decode_through_a_faulty_network(raw, bucket, proxy, monkeypatch, in_memory, rounds):
+    monkeypatch.setattr(address, "_IN_MEMORY", in_memory)
+    monkeypatch.setattr(remote, "_ATTEMPTS", 20)
+    monkeypatch.setattr(remote, "_BLOCK", 2048)
+    Url(f"{bucket}/a.mp4").upload(raw / "a.mp4")
+    expected = decode(job(raw, "a.mp4"))[1].layers[0]
+    proxy.unavailable = proxy.cut_down = 0.4
+    for _ in range(rounds):
+        _, frames, done = decode(job(Url(bucket), "a.mp4"))
+        assert np.array_equal(frames.layers[0], expected)
+        assert done == Done(())
+    assert min(proxy.counts["unavailable"], proxy.counts["cut down"]) > 1
+    proxy.denied = True
+    (failed,) = decode(job(Url(bucket), "a.mp4"))
+    assert re.search("cannot be looked up: Forbidden(?s:.*)AWS_ENDPOINT_URL", failed.reason)

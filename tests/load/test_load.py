@@ -12,8 +12,10 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
+from embedshard import remote
 from embedshard.errors import InputError
 from embedshard.load import load
+from embedshard.remote import Url
 
 from .shards import CAPTIONS, triple, write_shards, write_tar
 
@@ -207,3 +209,40 @@ def test_memory_does_not_grow_with_the_samples(tmp_path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def upload(folder: Path, bucket: str) -> str:
+    for path in sorted(folder.iterdir()):
+        Url(f"{bucket}/shards/{path.name}").upload(path)
+    return f"{bucket}/shards"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_on_a_storage_stream_as_from_a_disk(tmp_path, bucket, workers) -> None:
+    expected = write_shards(tmp_path, tars=3)
+    loader = DataLoader(load(upload(tmp_path, bucket), shuffle=4), batch_size=None, num_workers=workers)
+    for _ in range(2):
+        assert sorted(keys(loader)) == expected
+
+
+def test_shards_come_whole_through_a_faulty_network(tmp_path, bucket, proxy, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "_ATTEMPTS", 20)
+    monkeypatch.setattr(remote, "_BLOCK", 1024)
+    expected = write_shards(tmp_path, tars=3)
+    address = upload(tmp_path, bucket)
+    proxy.unavailable = proxy.cut_down = 0.3
+    assert keys(load(address)) == expected
+    assert min(proxy.counts["unavailable"], proxy.counts["cut down"]) > 1
+    proxy.denied = True
+    with pytest.raises(InputError, match=r"splits\.csv cannot be looked up: Forbidden"):
+        load(address)
+
+
+def test_what_a_storage_lacks_is_named(tmp_path, bucket) -> None:
+    write_shards(tmp_path, tars=2)
+    (tmp_path / "ds_00001.tar").unlink()
+    with pytest.raises(InputError, match=r"2 tars .* found 1; .*ds_00001\.tar"):
+        load(upload(tmp_path, bucket))
+    with pytest.raises(InputError, match=rf"no {bucket}/none/splits\.csv"):
+        load(f"{bucket}/none")

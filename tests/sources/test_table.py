@@ -190,3 +190,17 @@ def test_no_table(tmp_path):
     for root in (tmp_path, tmp_path / "gone.csv"):
         with pytest.raises(InputError, match="expected a table"):
             read("table", root)
+
+
+def test_media_on_a_storage_are_taken_as_they_stand(tmp_path):
+    text = "path,caption\ns3://b/c/a.mp4,one\nd/b.png,two\nhttps://x.org/a.mp4,three\ngs://b/notes.txt,four\n"
+    table = written(tmp_path, "t.csv", text, "d/b.png")
+    samples, left_out = read("table", table)
+    assert [(s.media.path, s.media.kind) for s in samples] == [("s3://b/c/a.mp4", "video"), ("d/b.png", "image")]
+    assert sorted(reason.split(" (")[0] for reason in left_out.values()) == [
+        "neither a video nor a picture by its extension",
+        "remote media",
+    ]
+    moved, _ = read("table", table, media="s3://b/raw")
+    assert [s.media.path for s in moved] == ["s3://b/c/a.mp4", "s3://b/raw/d/b.png"]
+    assert [(s.key, s.media.id) for s in moved] == [(s.key, s.media.id) for s in samples]
