@@ -78,8 +78,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._hand_on(body)
 
     def _body(self, size: int) -> bytes:
-        if self.headers.get("Expect") == "100-continue":
-            pass  # `handle_expect_100` has answered
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             chunks = []
             while length := int(self.rfile.readline().split(b";")[0], 16):
