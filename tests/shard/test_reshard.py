@@ -230,6 +230,12 @@ def test_a_key_that_comes_twice(tmp_path: Path) -> None:
     assert members(tmp_path / "out") == dict([*sample("x"), *sample("y"), *sample("z")])
 
 
+def test_keys_of_two_folders_can_be_kept_apart(tmp_path: Path) -> None:
+    folders = [tar(tmp_path / f"{name}/0.tar", sample("0", number)) for number, name in enumerate("ab")]
+    report = make(tmp_path / "out", *folders, split_as="train", prefix=True, shuffle=False)
+    assert (keys(tmp_path / "out"), report.same) == (["1_0", "2_0"], 0)
+
+
 def test_arrays_are_converted_and_metadata_says_so(triples: Path, tmp_path: Path) -> None:
     big = {"encoder": {"dtype": "float32"}, "media_id": "m"}
     write_triple(triples / "train", "big", np.full((1, 4), 1e6, np.float32), "c", big)
