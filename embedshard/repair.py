@@ -48,7 +48,7 @@ from embedshard.tar import write_members
 __all__ = ["RepairReport", "repair"]
 
 _QUARANTINE, _DAMAGED, _REPAIRED, _CARD = "quarantine", "damaged.jsonl", "tars.jsonl", "README.md"
-_PARTS = "part-*.tar"
+_PARTS, _UNITS = "part-*.tar", "units"
 _NONE_LEFT_OUT = {"total": 0, "reasons": {}, "first": []}
 
 
@@ -468,12 +468,20 @@ def _repair_processed(folder: Path, report: RepairReport, progress: Progress) ->
         shards = _Shards(folder / split, report, quarantine, {}, embed_dim, set())
         for part in _parts(folder / split):
             _repair_tar(shards, part.name, split, progress)
+            _forget_unit(folder, part)
         _repair_loose(folder / split, quarantine, embed_dim, report, progress)
     _repair_failures(folder, report)
 
 
 def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob(_PARTS))
+
+
+def _forget_unit(folder: Path, part: Path) -> None:
+    """Move the record of a part that is not as it says to the quarantine, so that `encode` does the unit anew."""
+    record = folder / _UNITS / f"{part.stem.removeprefix('part-')}.json"
+    if record.exists() and not (part.exists() and _object(record).get("sha256") == _sha256(part)):
+        _move(record, folder / _QUARANTINE / _UNITS)
 
 
 def _loose_dims(folder: Path) -> Iterator[int]:

@@ -108,7 +108,10 @@ def test_a_damaged_part_of_a_processed_dataset_is_mended(processed: Path, shards
     rewrite(processed / "train/part-000000.tar", replaced("k1.txt", b""))
     old = (processed / "train/part-000000.tar").read_bytes()
     os.truncate(processed / "test/part-000000.tar", 5000)
+    (processed / "units").mkdir()
+    (processed / "units/000000.json").write_text('{"sha256": "0"}')
     report = mend(processed)
+    assert (processed / "quarantine/units/000000.json").exists()
     assert (report.kept, report.rewritten) == (3, ["train/part-000000.tar", "test/part-000000.tar"])
     assert [*keys(processed / "train"), *keys(processed / "test")] == ["k0", "k6"]
     assert (processed / "quarantine/train/part-000000.tar").read_bytes() == old
