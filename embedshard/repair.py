@@ -9,6 +9,7 @@ stopped run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,10 +22,10 @@ from typing import Any
 
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
-from embedshard.processed import entries, has_triple, read_failures, read_info, require_processed, write_failures
+from embedshard.processed import INFO, entries, has_triple, read_failures, read_info, require_processed, write_failures
 from embedshard.sample import SPLITS, split_name
 from embedshard.shard.card import card
-from embedshard.shard.dataset import Progress, expected_dim
+from embedshard.shard.dataset import Progress
 from embedshard.shard.plan import triple_key
 from embedshard.shard.salvage import Found, Salvage, check_sample
 from embedshard.shard.scan import FORMAT
@@ -40,14 +41,14 @@ from embedshard.shard.table import (
     splits_bytes,
     write_changed,
 )
-from embedshard.shard.triple import BadTripleError, check_array, read_metadata
+from embedshard.shard.triple import BadTripleError, check_array, read_head, read_metadata
 from embedshard.store import exclusive, is_temporary, publish, remove_temporary, write_bytes
 from embedshard.tar import write_members
 
 __all__ = ["RepairReport", "repair"]
 
 _QUARANTINE, _DAMAGED, _REPAIRED, _CARD = "quarantine", "damaged.jsonl", "tars.jsonl", "README.md"
-_PARTS = "part-*.tar"
+_PARTS, _UNITS = "part-*.tar", "units"
 _NONE_LEFT_OUT = {"total": 0, "reasons": {}, "first": []}
 
 
@@ -231,21 +232,45 @@ def _known_splits(folder: Path, index: Mapping[str, Any], report: RepairReport) 
 
 
 def _survey(folder: Path, tars: list[str], report: RepairReport, index: dict[str, Any], progress: Progress) -> _Shards:
-    """Read all tars for the keys that repeat, and for the embed_dim where no table says it."""
+    """Read all tars for the keys that repeat, and for the embed_dim."""
     keys, dims = DistinctIds(), Counter[int]()
     for name in tars:
         for found in Salvage(folder / name).samples():
             keys.add(found.key)
-            try:
-                npy = found.pieces["npy"].data
-                dims[check_array(npy, len(npy)).shape[1]] += 1
-            except (KeyError, BadTripleError):
-                pass
+            dims.update(_dim(found.pieces["npy"].data) if "npy" in found.pieces else ())
             progress(1)
-    named = index.get("embed_dim")
-    most = sorted(dims.items(), key=lambda item: (-item[1], item[0]))
-    dim = named if isinstance(named, int) else most[0][0] if most else None
+    dim = _right_dim(index.get("embed_dim"), dims, folder / INDEX, report)
     return _Shards(folder, report, _Quarantine(folder), index, dim, keys.repeated())
+
+
+def _dim(npy: bytes) -> tuple[int, ...]:
+    """Give the embed_dim of an array, or none where it is no array."""
+    try:
+        return check_array(npy, len(npy)).shape[1:]
+    except BadTripleError:
+        return ()
+
+
+def _right_dim(named: Any, dims: Counter[int], table: Path, report: RepairReport) -> int | None:
+    """Give the embed_dim that all arrays must have, None where there is no telling.
+
+    Raises:
+        InputError: The table names one that most arrays do not have; a wrong table must not cost every sample.
+    """
+    most = sorted(dims.items(), key=lambda item: (-item[1], item[0]))
+    if isinstance(named, int) and most and dims[named] < most[0][1]:
+        raise InputError(
+            f"{table} says that arrays have an embed_dim of {named}, but {dims[named]} have it and {most[0][1]} have "
+            f"{most[0][0]}; nothing was changed\n  set the right embed_dim there, then repair again"
+        )
+    if isinstance(named, int) or not most:
+        return named if isinstance(named, int) else None
+    if len(most) > 1 and most[0][1] == most[1][1]:
+        report.undecided.append(
+            f"as many arrays have an embed_dim of {most[0][0]} as of {most[1][0]}; remove the wrong"
+        )
+        return None
+    return most[0][0]
 
 
 def _repair_tar(shards: _Shards, name: str, split: str, progress: Progress) -> _Tar:
@@ -257,11 +282,9 @@ def _repair_tar(shards: _Shards, name: str, split: str, progress: Progress) -> _
         progress(1)
     spots = [(f"{name}: {damage}", "a damaged spot; what lay there is lost") for damage in salvage.damage]
     report.found += tar.samples + tar.same + len(tar.bad) + len(spots)
-    report.kept, report.same, report.mended = (
-        report.kept + tar.samples,
-        report.same + tar.same,
-        report.mended + tar.mended,
-    )
+    report.kept += tar.samples
+    report.same += tar.same
+    report.mended += tar.mended
     report.damaged.update(reason for _, reason in [*tar.bad, *spots])
     report.foreign.update(salvage.foreign)
     if not (tar.bad or spots or tar.same or tar.mended or salvage.foreign or salvage.unended) and tar.samples:
@@ -426,26 +449,48 @@ def _sha256(path: Path) -> str:
 
 def _repair_processed(folder: Path, report: RepairReport, progress: Progress) -> None:
     """Move every bad triple and every stranger out of the splits, so that `encode` does the former anew."""
-    info = embed_dim = None
+    info = None
     try:
         info = read_info(folder)
     except InputError as error:
         report.undecided.append(str(error))
-    named = info.encoder.get("embed_dim") if info else None
+    dims = Counter[int]()
+    for split in SPLITS:
+        for part in _parts(folder / split):
+            for found in Salvage(part).samples():
+                dims.update(_dim(found.pieces["npy"].data) if "npy" in found.pieces else ())
+        dims.update(_loose_dims(folder / split))
+    embed_dim = _right_dim(info.encoder.get("embed_dim") if info else None, dims, folder / INFO, report)
     report.leftovers = remove_temporary(folder)
     for split in SPLITS:
         report.leftovers += remove_temporary(folder / split)
         quarantine = _Quarantine(folder, split)
-        shards = _Shards(folder / split, report, quarantine, {}, named if isinstance(named, int) else None, set())
-        for part in sorted((folder / split).glob(_PARTS)):
+        shards = _Shards(folder / split, report, quarantine, {}, embed_dim, set())
+        for part in _parts(folder / split):
             _repair_tar(shards, part.name, split, progress)
-    try:
-        embed_dim = expected_dim(folder, info, progress, lambda stage, total: None)
-    except InputError as error:
-        report.undecided.append(str(error))
-    for split in SPLITS:
-        _repair_loose(folder / split, _Quarantine(folder, split), embed_dim, report, progress)
+            _forget_unit(folder, part)
+        _repair_loose(folder / split, quarantine, embed_dim, report, progress)
     _repair_failures(folder, report)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_PARTS))
+
+
+def _forget_unit(folder: Path, part: Path) -> None:
+    """Move the record of a part that is not as it says to the quarantine, so that `encode` does the unit anew."""
+    record = folder / _UNITS / f"{part.stem.removeprefix('part-')}.json"
+    if record.exists() and not (part.exists() and _object(record).get("sha256") == _sha256(part)):
+        _move(record, folder / _QUARANTINE / _UNITS)
+
+
+def _loose_dims(folder: Path) -> Iterator[int]:
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as files:
+        for path in (file.path for file in files if file.name.endswith(".npy") and not is_temporary(file.name)):
+            with contextlib.suppress(BadTripleError, OSError):
+                yield read_head(path).shape[1]
 
 
 def _repair_loose(

@@ -24,6 +24,7 @@ _ENDINGS = 5
 @click.option("--name", default="ds", show_default=True, help="The tars are NAME_00000.tar and so on.")
 @click.option("--dtype", type=click.Choice(("float16", "float32")), help="Convert arrays.  [default: keep]")
 @click.option("--key-format", help="Number the samples anew, e.g. 'vid_{index:09d}'.  [default: keep the keys]")
+@click.option("--prefix", is_flag=True, help="Put 1_, 2_, ... before the keys of each folder, so that none meet.")
 @click.option(
     "--shuffle/--no-shuffle", default=True, show_default=True, help="Mix the samples of a split, or sort them."
 )

@@ -28,26 +28,29 @@ class Place:
         path: Where it is.
         label: How lists name it, apart from all others.
         split: Split of its samples; "" where something else decides it.
+        prefix: What comes before each key.
     """
 
     path: Path
     label: str
     split: str
+    prefix: str
 
 
-def find_places(folders: Sequence[Path], split_as: str | None, any_split: bool) -> list[Place]:
+def find_places(folders: Sequence[Path], split_as: str | None, any_split: bool, prefix: bool) -> list[Place]:
     """List the places of every folder, in the order of the folders, then of names.
 
     Args:
         folders: Folders of shards or of loose files.
         split_as: Split of what no `splits.csv` names; None for none.
         any_split: Whether something else decides all splits.
+        prefix: Whether the folder's number is to come before each key.
 
     Raises:
         InputError: A folder holds nothing of the kind, or nothing says the split of a tar.
     """
     places = []
-    for folder, label in zip(folders, _labels(folders), strict=True):
+    for number, (folder, label) in enumerate(zip(folders, _labels(folders), strict=True), 1):
         splits = _tar_splits(folder)
         loose = [] if splits else [folder] if _has_arrays(folder) else []
         if not splits and not loose:
@@ -61,7 +64,9 @@ def find_places(folders: Sequence[Path], split_as: str | None, any_split: bool) 
             )
         rows = [(folder / name, f"{label}/{name}", split) for name, split in splits.items()]
         rows += [(path, label, "") for path in loose]
-        places += [Place(path, name, "" if any_split else split or split_as or "") for path, name, split in rows]
+        for path, name, split in rows:
+            known = "" if any_split else split or split_as or ""
+            places.append(Place(path, name, known, f"{number}_" if prefix else ""))
     return places
 
 

@@ -56,12 +56,14 @@ class ReshardOptions(ShardOptions):
         split_as: Split of what no `splits.csv` names.
         assign: Gives the split of a media id, or of a key; None keeps the splits.
         split_by: `media` or `key`: what `assign` is asked for.
+        prefix: Put the number of its folder, from 1, and `_` before each key, so that keys of two folders never meet.
     """
 
     dtype: str | None = None
     split_as: str | None = None
     assign: Callable[[str], str | None] | None = None
     split_by: str = "media"
+    prefix: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def reshard(
             holds other shards.
     """
     require_apart(folders, output)
-    places = find_places(folders, options.split_as, options.assign is not None)
+    places = find_places(folders, options.split_as, options.assign is not None, options.prefix)
     said = said_of(folders)
     surveys: list[_Survey] = []
 
@@ -279,7 +281,7 @@ def _plan(chosen: Sorter, spill: Path, options: ReshardOptions, survey: _Survey,
     if not survey.counts:
         raise InputError(_nothing(survey))
     units = _cut(chosen, spill, plan_tars(survey.counts, options), options)
-    names = ("maxcount", "key_format", "shuffle", "seed", "name", "dtype", "split_by")
+    names = ("maxcount", "key_format", "shuffle", "seed", "name", "dtype", "split_by", "prefix")
     reasons = dict(sorted(survey.reasons.items()))
     facts = {
         "format": FORMAT,
@@ -339,7 +341,9 @@ def _read(dtype: str | None, unit: _Unit) -> _Read:
             try:
                 if cut:
                     raise BadTripleError("lies beside damage in its tar, and may lack a member")
-                value: Any = _inspect(name, triple_key(key), place.split, pieces, dtype)._replace(pieces=where)
+                value: Any = _inspect(name, triple_key(place.prefix + key), place.split, pieces, dtype)._replace(
+                    pieces=where
+                )
             except BadTripleError as error:
                 value = [name, str(error)]
             spill.write(json.dumps(value) + "\n")

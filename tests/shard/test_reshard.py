@@ -231,6 +231,12 @@ def test_a_key_that_comes_twice(tmp_path: Path) -> None:
     assert members(tmp_path / "out") == dict([*sample("x"), *sample("y"), *sample("z")])
 
 
+def test_keys_of_two_folders_can_be_kept_apart(tmp_path: Path) -> None:
+    folders = [tar(tmp_path / f"{name}/0.tar", sample("0", number)) for number, name in enumerate("ab")]
+    report = make(tmp_path / "out", *folders, split_as="train", prefix=True, shuffle=False)
+    assert (keys(tmp_path / "out"), report.same) == (["1_0", "2_0"], 0)
+
+
 def test_arrays_are_converted_and_metadata_says_so(triples: Path, tmp_path: Path) -> None:
     big = {"encoder": {"dtype": "float32"}, "media_id": "m"}
     write_triple(triples / "train", "big", np.full((1, 4), 1e6, np.float32), "c", big)
@@ -340,3 +346,28 @@ def test_kill_and_run_again_gives_the_same_bytes(linked: Callable[..., Path], tm
     assert run.wait() == -signal.SIGKILL
     make(tmp_path / "out", old, maxcount=100)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from embedshard.repair import repair
+from embedshard.shard import sorter
+from embedshard.shard.reshard import ReshardOptions, reshard
+sorter._RUN = 2000
+folder, output = map(Path, sys.argv[1:])
+options = ReshardOptions(maxcount=1000, dtype="float32", key_format="vid_{index:09d}")
+reshard([folder], output, options, lambda samples: None)
+assert repair(output, lambda samples: None).rewritten == []
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.soak
+def test_memory_does_not_grow_with_the_samples(linked: Callable[..., Path], tmp_path: Path) -> None:
+    peaks = []
+    for number, folder in enumerate((linked(train=2000), linked(train=10001, val=0, test=9999))):
+        old = pack(folder, tmp_path / f"old{number}")
+        command = [sys.executable, "-c", MEASURED, old, tmp_path / str(number)]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] - peaks[0] < 8 * 1024, f"{peaks} KiB"
