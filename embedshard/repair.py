@@ -528,7 +528,7 @@ def _repair_failures(folder: Path, report: RepairReport) -> None:
 def _triples(folder: Path, embed_dim: int | None) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """Yield key, parts and what is wrong with it, or "", of every triple of a split."""
     for entry in entries(folder):
-        if getattr(entry, "tar", ""):  # a member of a part, where `entries` knows these
+        if entry.tar:  # a member of a part, where `entries` knows these
             continue
         pieces = {"json": b"{}"}
         try:
