@@ -178,12 +178,10 @@ def check_shards(
     report.counts["tars"] = len(found)
     _check_sizes(report, sizes, found)
     _check_index(report, index, found)
-    options = index.get("options")
-    maxcount = options.get("maxcount") if isinstance(options, dict) else None
     short = index.get("short")  # what a repair left
     short = short if isinstance(short, dict) else {}
     full = {tar: row for tar, row in found.items() if short.get(tar) != row["samples"]}
-    _check_cuts(report, tars, full, maxcount if isinstance(maxcount, int) else _USUAL_MAXCOUNT)
+    _check_cuts(report, tars, full, _runs(index, tars))
     return report
 
 
@@ -463,16 +461,34 @@ def _check_index(report: Report, index: Mapping[str, Any], found: Mapping[str, M
         report.add(INDEX, f"expected tars, totals and left_out as embedshard shard writes them, found {error!r}")
 
 
-def _check_cuts(report: Report, tars: Mapping[str, str], found: Mapping[str, Mapping[str, Any]], maxcount: int) -> None:
-    """Check that no tar is empty or over full, and that only the last of a split is short."""
-    last = {split: tar for tar, split in tars.items()}
+def _runs(index: Mapping[str, Any], tars: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Give the run that each tar is of, the first or one that appended, and the most samples of its tars."""
+    options, appended = index.get("options"), index.get("appended")
+    maxcount = options.get("maxcount") if isinstance(options, dict) else None
+    rows = [row for row in appended if isinstance(row, dict)] if isinstance(appended, list) else []
+    starts = {str(row.get("first")): (number, row.get("maxcount")) for number, row in enumerate(rows, 1)}
+    run, runs = (0, maxcount if isinstance(maxcount, int) else _USUAL_MAXCOUNT), {}
+    for tar in sorted(tars, key=lambda name: (len(name), name)):
+        number, most = starts.get(tar, run)
+        runs[tar] = run = (number, most if isinstance(most, int) else run[1])
+    return runs
+
+
+def _check_cuts(
+    report: Report,
+    tars: Mapping[str, str],
+    found: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, tuple[int, int]],
+) -> None:
+    """Check that no tar is empty or over full, and that only the last of a split is short, in each run."""
+    last = {(split, runs[tar][0]): tar for tar, split in tars.items()}
     for tar, row in found.items():
-        samples = row["samples"]
+        samples, (number, maxcount) = row["samples"], runs[tar]
         if samples == 0:
             report.add(tar, "has no samples")
         elif samples > maxcount:
             report.add(tar, f"has {samples} samples, expected at most {maxcount}")
-        elif samples < maxcount and tars[tar] and last[tars[tar]] != tar:
+        elif samples < maxcount and tars[tar] and last[tars[tar], number] != tar:
             report.add(tar, f"has {samples} samples, expected {maxcount}: only the last tar of a split is short")
 
 

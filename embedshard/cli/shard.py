@@ -27,10 +27,13 @@ _REASONS = 5
 @click.option("--name", default="ds", show_default=True, help="The tars are NAME_00000.tar and so on.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Tars packed at once.")
 @click.option("--overwrite", is_flag=True, help="Remove the shards of another plan from SHARDS.")
+@click.option("--append", is_flag=True, help="Add triples that SHARDS lacks as new tars; old ones are not touched.")
+@click.option("--allow-leak", is_flag=True, help="Append media that are in another split of SHARDS already.")
 def shard(processed: Path, shards: Path, **options: Any) -> None:
     """Pack the triples of PROCESSED into tars of 10000 under SHARDS, with splits.csv, sizes.json and index.json.
 
-    The same triples give the same bytes. A run that was stopped goes on where it was.
+    PROCESSED has them loose or in parts. The same triples give the same bytes. A run that was stopped goes on where
+    it was.
     """
     from embedshard.shard.pack import shard as run_shard
     from embedshard.shard.plan import ShardOptions
@@ -46,6 +49,8 @@ def shard(processed: Path, shards: Path, **options: Any) -> None:
     click.echo(f"{report.samples} samples, {report.frames} frames, {report.bytes / 1e6:.1f} MB")
     reasons("left out", report.left_out, shards / "left_out.jsonl")
     reasons("failed to encode", report.failed, processed / "failed.jsonl")
+    if report.appended:
+        click.echo(f"{report.appended} of these samples are new")
     if report.unchanged:
         click.echo(f"{shards} was complete already; nothing changed")
     else:

@@ -1,7 +1,8 @@
 """The pack pass: each planned tar is one unit. May import `processed`, `store`, `engine`, and this room.
 
 A folder of shards is claimed by one plan. A tar counts as finished once `.progress.jsonl` names it, and is used again
-when its slice of the plan is the same and no source file is newer; `index.json` comes last.
+when its slice of the plan is the same and no source file is newer; `index.json` comes last. Appended tars have a plan
+of their own; those before them are not touched.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class ShardReport:
         failed: Samples that have no triple as they failed to encode, by reason.
         reused: Tars of an earlier run that were kept.
         unchanged: Whether all was there already.
+        appended: Samples that this run added to tars that were complete.
     """
 
     tars: Mapping[str, int]
@@ -70,6 +72,7 @@ class ShardReport:
     failed: Mapping[str, int]
     reused: int
     unchanged: bool
+    appended: int = 0
 
 
 def shard(
@@ -133,23 +136,26 @@ def write_plan(
         remove_temporary(output)
         try:
             plan = make_plan()
-            records = _reusable(output, plan, _claim(output, plan, options.overwrite))
+            claim = _claim_append if plan.before else _claim
+            records = _reusable(output, plan, claim(output, plan, options.overwrite))
             reused = len(records)
             if reused < len(plan.units):
                 begin("packing", sum(unit.tar.count for unit in plan.units if unit.tar.name not in records))
                 _pack(output, plan, records, make_packer, options.workers, progress)
-            changed = _write_tables(output, plan, [records[unit.tar.name] for unit in plan.units])
+            every = [*plan.before, *(records[unit.tar.name] for unit in plan.units)]
+            changed = _write_tables(output, plan, every)
         finally:
             remove_temporary(output)
     return ShardReport(
-        tars=dict(Counter(unit.tar.split for unit in plan.units)),
-        samples=sum(record.samples for record in records.values()),
-        frames=sum(record.frames for record in records.values()),
-        bytes=sum(record.bytes for record in records.values()),
+        tars=dict(Counter(record.split for record in every)),
+        samples=sum(record.samples for record in every),
+        frames=sum(record.frames for record in every),
+        bytes=sum(record.bytes for record in every),
         left_out=plan.facts["left_out"]["reasons"],
         failed=plan.facts["failed"]["reasons"],
-        reused=reused,
+        reused=len(plan.before) + reused,
         unchanged=reused == len(plan.units) and not changed,
+        appended=sum(unit.tar.count for unit in plan.units) if plan.before else 0,
     )
 
 
@@ -182,6 +188,26 @@ def _claim(output: Path, plan: Plan, overwrite: bool) -> State:
             f"found {', '.join(others[:5])}{' and more' if len(others) > 5 else ''} of another run\n  {hint}"
         )
     return state
+
+
+def _claim_append(output: Path, plan: Plan, overwrite: bool) -> State:
+    """Make sure that the folder holds nothing but the tars that are appended to and those of a stopped run.
+
+    What was stopped while other triples were there is removed: no table names it yet.
+    """
+    state = read_state(output)
+    before = {record.name for record in plan.before}
+    others = sorted({path.name for path in output.glob("[!.]*.tar")} - before - {*state.tars})
+    if others:
+        raise InputError(
+            f"expected {output} to hold the tars of its {INDEX} and no others, "
+            f"found {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}\n  move them away"
+        )
+    if state.plan == plan.digest:
+        return state
+    for name in {*state.tars} - before:
+        (output / name).unlink(missing_ok=True)
+    return State()
 
 
 def _remove_shards(output: Path, state: State) -> None:
@@ -221,7 +247,7 @@ def _pack(
     """
     head = progress_line(State(plan.digest, tuple(unit.tar.name for unit in plan.units)))
     write_bytes(output / PROGRESS, head + b"".join(map(progress_line, records.values())), sync=True)
-    for table in (INDEX, SPLITS_CSV):
+    for table in () if plan.before else (INDEX, SPLITS_CSV):  # those of complete tars stay until all new ones are there
         (output / table).unlink(missing_ok=True)
     units = [unit for unit in plan.units if unit.tar.name not in records]
     errors = []
@@ -257,15 +283,20 @@ def _pack_tar(unit: Unit) -> TarRecord:
 
 
 def _write_tables(output: Path, plan: Plan, records: list[TarRecord]) -> bool:
-    """Write every table that is not there already, `index.json` last; tells whether any was written."""
+    """Write every table that is not there already; tells whether any was written.
+
+    `index.json` comes last, as its presence means complete, but first when tars are appended: from then on they belong
+    to the shards, and whatever triples the next run finds, it brings the other tables up to date and removes none.
+    """
     index = index_bytes(plan.digest, plan.facts, records)
-    changed = _write_left_out(output, plan)
-    for name, data in (
+    tables = [
         (SIZES, json_bytes({record.name: record.samples for record in records})),
         (_CARD, card(json.loads(index)).encode()),
         (SPLITS_CSV, splits_bytes(records)),
-        (INDEX, index),
-    ):
+    ]
+    tables.insert(0 if plan.before else len(tables), (INDEX, index))
+    changed = _write_left_out(output, plan)
+    for name, data in tables:
         changed |= write_changed(output / name, data)
     (output / PROGRESS).unlink(missing_ok=True)
     return changed
@@ -274,7 +305,11 @@ def _write_tables(output: Path, plan: Plan, records: list[TarRecord]) -> bool:
 def _write_left_out(output: Path, plan: Plan) -> bool:
     """Put the list of what was left out beside the tars; there is none where nothing was."""
     path = output / _LEFT_OUT
-    if not plan.facts["left_out"]["total"] or (path.exists() and filecmp.cmp(path, plan.left_out, shallow=False)):
+    if not plan.facts["left_out"]["total"]:
+        there = path.exists()
+        path.unlink(missing_ok=True)
+        return there
+    if path.exists() and filecmp.cmp(path, plan.left_out, shallow=False):
         return False
     with plan.left_out.open("rb") as source, publish(path) as file:
         shutil.copyfileobj(source, file)

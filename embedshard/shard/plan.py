@@ -26,6 +26,8 @@ class ShardOptions:
         name: The tars are `<name>_00000.tar` and so on.
         workers: How many tars are packed at once; changes no byte.
         overwrite: Remove the shards of another plan from the output folder.
+        append: Add what the tars of the output folder do not hold yet as new tars behind them.
+        allow_leak: Append media that are in another split of the tars already.
 
     Raises:
         InputError: A value makes no sense.
@@ -38,12 +40,18 @@ class ShardOptions:
     name: str = "ds"
     workers: int = 1
     overwrite: bool = False
+    append: bool = False
+    allow_leak: bool = False
 
     def __post_init__(self) -> None:
         if self.maxcount < 1:
             raise InputError(f"expected a maxcount of at least 1, found {self.maxcount}; usual is 10000")
         if not is_key(self.name):
             raise InputError(f"expected a tar name of letters, digits, _ and -, found {self.name!r}; usual is ds")
+        if self.append and self.overwrite:
+            raise InputError(
+                "expected --append or --overwrite, found both; the first keeps tars that the other removes"
+            )
         if self.key_format is not None and not _gives_keys(self.key_format):
             raise InputError(
                 "expected a key format with {index} that gives keys of at most 80 letters, digits, _ and -, "
@@ -61,22 +69,24 @@ class Tar:
     count: int
 
 
-def plan_tars(counts: Mapping[str, int], options: ShardOptions) -> list[Tar]:
+def plan_tars(counts: Mapping[str, int], options: ShardOptions, tars: int = 0, samples: int = 0) -> list[Tar]:
     """Cut each split into tars: all full but its last, none empty, numbers running on over train, val, test.
 
     Args:
         counts: Samples of each split.
         options: `maxcount` and `name` count.
+        tars: How many there are already.
+        samples: How many those hold.
     """
-    cuts, first = [], 0
+    cuts, first = [], samples
     for split in SPLITS:
         left = counts.get(split, 0)
         while left:
             count = min(left, options.maxcount)
             cuts.append((split, first, count))
             first, left = first + count, left - count
-    digits = max(_LEAST_DIGITS, len(str(len(cuts) - 1)))
-    return [Tar(f"{options.name}_{number:0{digits}d}.tar", *cut) for number, cut in enumerate(cuts)]
+    digits = max(_LEAST_DIGITS, len(str(tars + len(cuts) - 1)))
+    return [Tar(f"{options.name}_{number:0{digits}d}.tar", *cut) for number, cut in enumerate(cuts, tars)]
 
 
 def order_of(stem: str, options: ShardOptions) -> str:

@@ -5,6 +5,7 @@ May import `processed`, `sample`, `distinct`, `errors`, and this room. Memory do
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -18,8 +19,10 @@ from embedshard.distinct import id_hash
 from embedshard.errors import InputError
 from embedshard.processed import DatasetInfo, Entry, entries, read_info
 from embedshard.sample import SPLITS
+from embedshard.shard.append import Before, Packed, read_before, refuse_leaks
 from embedshard.shard.dataset import Begin, Progress, expected_dim, failed_samples, repeated_keys
 from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
+from embedshard.shard.table import TarRecord
 from embedshard.shard.triple import BadTripleError, Reader, Row, Triple, inspect, plan_line
 
 __all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_lines"]
@@ -27,7 +30,7 @@ __all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_lines"]
 FORMAT = 1
 _LISTED = 1000
 _SHOWN = 20
-_ROWS, _PLAN, _LEFT_OUT = ".tmp-rows", ".tmp-plan", ".tmp-left-out"
+_ROWS, _PLAN, _LEFT_OUT, _MEDIA = ".tmp-rows", ".tmp-plan", ".tmp-left-out", ".tmp-media"
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,14 @@ class Plan:
     """All tars to pack, and what `index.json` says beside them.
 
     `digest` is the hash of all that but what failed to encode: no tar depends on why another sample is not there.
+    `before` are the tars that these are appended to.
     """
 
     units: list[Unit]
     facts: dict[str, Any]
     left_out: Path
     digest: str
+    before: tuple[TarRecord, ...] = ()
 
 
 @dataclass
@@ -93,25 +98,31 @@ def scan(processed: Path, spill: Path, options: ShardOptions, progress: Progress
         InputError: There is nothing to shard, or no telling which embed_dim is right.
     """
     info, failed = read_info(processed), failed_samples(processed)
+    before = read_before(spill, options, info) if options.append else None
     begin("listing", None)
     repeated, count = repeated_keys(processed, progress)
-    survey = _Survey(expected_dim(processed, info, progress, begin), repeated)
+    survey = _Survey(_embed_dim(expected_dim(processed, info, progress, begin), before), repeated)
     begin("planning", count)
-    with (spill / _ROWS).open("wb") as rows, (spill / _LEFT_OUT).open("wb") as left_out:
-        for split in SPLITS:
-            with Reader(processed / split) as reader:
-                for entry in entries(processed / split, lambda stem: order_of(stem, options)):
-                    _survey_entry(reader, entry, survey, (rows, left_out))
-                    progress(int("npy" in entry.parts))
-    if not survey.counts:
+    _survey_all(processed, spill, survey, options, (before, progress))
+    if not survey.counts and not before:
         raise InputError(_nothing(processed, survey.reasons, failed["total"]))
-    units = _cut(processed, spill, plan_tars(survey.counts, options), options.key_format)
+    there = (len(before.records), before.samples) if before else (0, 0)
+    units = _cut(processed, spill, plan_tars(survey.counts, options, *there), options.key_format)
     facts = _facts(info, survey, options)
+    if before:
+        if not options.allow_leak:
+            refuse_leaks(before, spill / _MEDIA)
+        facts = _appended(before, facts, survey, units)
     digest = hashlib.sha256(json.dumps([facts, [unit.digest for unit in units]], sort_keys=True).encode())
     with (spill / _LEFT_OUT).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return Plan(units, {**facts, "failed": failed}, spill / _LEFT_OUT, digest.hexdigest())
+    facts["failed"] = failed
+    if not before:
+        return Plan(units, facts, spill / _LEFT_OUT, digest.hexdigest())
+    digest.update(before.index["plan"].encode())
+    plan = digest.hexdigest() if units else before.index["plan"]
+    return Plan(units, facts, spill / _LEFT_OUT, plan, before.records)
 
 
 def unit_lines(unit: Unit) -> Iterator[bytes]:
@@ -119,6 +130,46 @@ def unit_lines(unit: Unit) -> Iterator[bytes]:
     with unit.plan.open("rb") as file:
         file.seek(unit.offset)
         yield from islice(file, unit.tar.count)
+
+
+def _survey_all(
+    processed: Path, spill: Path, survey: _Survey, options: ShardOptions, rest: tuple[Before | None, Progress]
+) -> None:
+    """Look at every triple that is not packed yet, and spill the rows of the good ones."""
+    before, progress = rest
+    with contextlib.ExitStack() as stack:
+        files = tuple(stack.enter_context((spill / name).open("wb")) for name in (_ROWS, _LEFT_OUT, _MEDIA))
+        for split in SPLITS:
+            with Reader(processed / split) as reader, Packed(before) as packed:
+                for entry in entries(processed / split, lambda stem: order_of(stem, options)):
+                    is_packed = before is not None and packed.holds(order_of(entry.key, options))
+                    _survey_entry(reader, entry, survey, files, is_packed)
+                    progress(int("npy" in entry.parts))
+
+
+def _embed_dim(found: int | None, before: Before | None) -> int | None:
+    there = before.index["embed_dim"] if before else found
+    if found not in (None, there):
+        raise InputError(f"expected arrays of embed_dim {there} as in the shards, found {found}; append to others")
+    return there if isinstance(there, int) else found
+
+
+def _appended(before: Before, facts: dict[str, Any], survey: _Survey, units: list[Unit]) -> dict[str, Any]:
+    """Give what `index.json` says of tars that were appended to.
+
+    Raises:
+        InputError: The new arrays have another dtype.
+    """
+    index = before.index
+    if new := survey.dtypes - set(index["dtype"].split("+")):
+        raise InputError(f"expected arrays in {index['dtype']} as in the shards, found {'+'.join(sorted(new))}")
+    merged = {name: value for name, value in index.items() if name not in ("plan", "totals", "tars", "failed")}
+    merged["left_out"] = facts["left_out"]
+    if units:
+        how = {name: facts["options"][name] for name in ("maxcount", "shuffle", "seed")}
+        run = {"first": units[0].tar.name, "tars": len(units), **how}
+        merged["appended"] = [*index.get("appended", []), run]
+    return merged
 
 
 def _nothing(processed: Path, reasons: Counter[str], failed: int) -> str:
@@ -150,10 +201,12 @@ def _facts(info: DatasetInfo | None, survey: _Survey, options: ShardOptions) -> 
     }
 
 
-def _survey_entry(reader: Reader, entry: Entry, survey: _Survey, files: tuple[IO[bytes], IO[bytes]]) -> None:
-    """Write a triple to the rows, or to those left out."""
-    rows, left_out = files
+def _survey_entry(reader: Reader, entry: Entry, survey: _Survey, files: tuple[IO[bytes], ...], is_packed: bool) -> None:
+    """Write a triple to the rows and its media to the media, or it to those left out; one that is packed nowhere."""
+    rows, left_out, media = files
     split = reader.folder.name
+    if is_packed and "npy" in entry.parts and id_hash(triple_key(entry.key)) not in survey.repeated:
+        return
     try:
         triple = _good_triple(reader, entry, survey)
     except BadTripleError as error:
@@ -164,7 +217,11 @@ def _survey_entry(reader: Reader, entry: Entry, survey: _Survey, files: tuple[IO
         if len(survey.listed) < _LISTED:
             survey.listed.append(line)
         return
+    if is_packed:
+        return
     survey.counts[split] += 1
+    if triple.media:
+        media.write(json.dumps([triple.media, split, triple.row.key]).encode() + b"\n")
     survey.dtypes.add(triple.dtype)
     rows.write(f"{triple.newest} {triple.row.frames} {triple.where} {json.dumps(triple.row)}\n".encode())
 
