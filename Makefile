@@ -20,7 +20,7 @@ soak: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m soak
 
 bench: $(READY)  ## every measurement that needs no GPU, in short
-	for name in decode pictures encode encode_bound memory prepare shard load scale; do \
+	for name in decode pictures encode encode_bound memory prepare pack load scale; do \
 		$(BIN)/python bench/$$name.py --quick || exit 1; done
 
 clean:
