@@ -13,7 +13,7 @@ page cache:
 - `tar cf`: GNU tar over the loose files' folder; nothing is sorted, checked, hashed or synced.
 - `cp`: of the parts; the same.
 
-`shard` with `vs_` is the whole command; `packing_` ratios are beside them.
+The ratios that begin with `packing_` are of the packing alone, the others of the whole command.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Triples to tar shards. May import `processed`, `sample`, `store`, `distinct`, `engine`, `errors`."""
+"""Triples to tar shards. May import `processed`, `sample`, `store`, `distinct`, `engine`, `tar`, `errors`."""
