@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -167,9 +168,15 @@ def write_texts(folder: Path, key: str, caption: str, meta: Mapping[str, Any]) -
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:
-    """Give the content of a triple's npy."""
+    """Give the content of a triple's npy (numpy.lib.format, version 1)."""
+    return _npy_head(array.shape, array.dtype.str) + array.tobytes()
+
+
+@lru_cache(1024)
+def _npy_head(shape: tuple[int, ...], dtype: str) -> bytes:
+    """Give the head of an npy file; those of a dataset differ in frame_count only."""
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
     return buffer.getvalue()
 
 

@@ -21,6 +21,7 @@ MAX_MEMBER = 8 * 1024**3 - 1  # eleven octal digits
 BLOCK = 512
 
 _RECORD = 20 * BLOCK
+_ZEROS = bytes(BLOCK)
 _CHUNK = 1 << 20
 _NAME_BYTES = 100
 _SIZE = slice(124, 136)
@@ -106,13 +107,14 @@ def member_blocks(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
     Raises:
         ValueError: It is over 8 GiB.
     """
-    raw = name.encode()
-    if len(data) > MAX_MEMBER:
+    raw, size = name.encode(), len(data)
+    if size > MAX_MEMBER:
         raise ValueError(
             f"expected a member of at most {MAX_MEMBER} bytes, which is what a ustar header can say, "
-            f"found {len(data)} in {name}"
+            f"found {size} in {name}"
         )
-    return _headers(raw, len(data)), data, bytes(-len(data) % BLOCK)
+    header = _header(raw, b"%011o\0" % size) if len(raw) <= _NAME_BYTES else _long_headers(raw, size)
+    return header, data, _ZEROS[: -size % BLOCK]
 
 
 def read_members(file: Readable) -> Iterator[tuple[str, bytes]]:
@@ -194,11 +196,9 @@ def _chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(pieces)
 
 
-def _headers(raw: bytes, size: int) -> bytes:
-    """Give the header of a member, after that of its name where this is too long for one."""
+def _long_headers(raw: bytes, size: int) -> bytes:
+    """Give the header of a member after that of its name, which is too long for one."""
     header = _header(raw[:_NAME_BYTES], b"%011o\0" % size)
-    if len(raw) <= _NAME_BYTES:
-        return header
     named = raw + b"\0"
     first = _header(b"././@LongLink", b"%011o\0" % len(named), _LONG_NAME)
     return b"".join((first, named, bytes(-len(named) % BLOCK), header))
