@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedshard.cli.inputs import manifest_of
-from embedshard.cli.place import PLACE
+from embedshard.cli.place import LOCAL, PLACE
 from embedshard.cli.progress import bar
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _OPTIONS = ("count", "all_samples", "decoder", "timeout", "retry_failed", "media
 
 @click.command(short_help="Captions for media that have none.")
 @click.argument("manifest", metavar="INPUT", type=PLACE)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LOCAL)
 @click.option("--model", required=True, help="A CoCa model of open_clip: coca_ViT-B-32, coca_ViT-L-14, or a folder.")
 @click.option("--pretrained", help="Its tag, best mscoco_finetuned_laion2b_s13b_b90k, or a checkpoint file.")
 @click.option(

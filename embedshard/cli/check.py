@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from embedshard.cli.place import LOCAL
 from embedshard.cli.progress import bar, table
 
 __all__ = ["check"]
@@ -16,7 +17,7 @@ _COUNTS = ("train", "val", "test", "samples", "frames", "tars")
 
 
 @click.command(short_help="Is a processed dataset or a folder of shards what it claims?")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=LOCAL)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--allow-leak", is_flag=True, help="Media that lie in two splits are no problem.")
 @click.option("--repair", is_flag=True, help="First take what is damaged out of FOLDER, into FOLDER/quarantine.")

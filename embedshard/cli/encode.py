@@ -15,7 +15,7 @@ import click
 
 from embedshard.cli.engines import engine_options, layout_of, sharing, submit_to_slurm
 from embedshard.cli.inputs import manifest_of
-from embedshard.cli.place import PLACE
+from embedshard.cli.place import LOCAL, PLACE
 from embedshard.cli.progress import bar, duration
 from embedshard.errors import InputError
 
@@ -55,7 +55,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 
 @click.command(short_help="Manifest to triples.")
 @click.argument("manifest", metavar="INPUT", type=PLACE)
-@click.argument("processed", type=click.Path(path_type=Path))
+@click.argument("processed", type=LOCAL)
 @click.option(
     "--model",
     "models",

@@ -1,14 +1,15 @@
-"""The type of an argument that is a path or a URL."""
+"""The types of arguments that are paths: one that may be a URL too, and one that may not."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from embedshard.remote import place
+from embedshard.remote import Url, place
 
-__all__ = ["PLACE"]
+__all__ = ["LOCAL", "PLACE"]
 
 
 class _Place(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
@@ -20,4 +21,19 @@ class _Place(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gener
         return place(value)
 
 
-PLACE = _Place()
+class _Local(_Place):
+    """A path on a disk of this machine, or one that it has mounted."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        found = super().convert(value, param, ctx)
+        if isinstance(found, Url):
+            self.fail(
+                f"expected a path on a disk, found {found}; manifests, media and the shards of embedshard.load may lie "
+                "on a storage, other folders are written to a disk and copied there",
+                param,
+                ctx,
+            )
+        return Path(found)
+
+
+PLACE, LOCAL = _Place(), _Local()

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from embedshard.cli.place import LOCAL
 from embedshard.cli.progress import bar, table
 from embedshard.cli.shard import reasons
 from embedshard.errors import InputError
@@ -18,8 +19,8 @@ _ENDINGS = 5
 
 
 @click.command(short_help="Shards to other shards: merged, split anew, cut anew.")
-@click.argument("shards", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("shards", type=LOCAL, nargs=-1, required=True)
+@click.argument("out", type=LOCAL)
 @click.option("--maxcount", type=int, default=10000, show_default=True, help="Most samples of a tar.")
 @click.option("--name", default="ds", show_default=True, help="The tars are NAME_00000.tar and so on.")
 @click.option("--dtype", type=click.Choice(("float16", "float32")), help="Convert arrays.  [default: keep]")

@@ -9,6 +9,7 @@ import click
 
 from embedshard.cli.check import check
 from embedshard.cli.encode import encode, models_of
+from embedshard.cli.place import LOCAL
 from embedshard.cli.prepare import prepare
 from embedshard.cli.shard import shard
 from embedshard.errors import InputError
@@ -18,8 +19,8 @@ __all__ = ["run"]
 
 @click.command(short_help="All of it from one YAML recipe.")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--raw", type=click.Path(path_type=Path), help="The raw dataset, instead of the recipe's.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write, instead of the recipe's.")
+@click.option("--raw", type=LOCAL, help="The raw dataset, instead of the recipe's.")
+@click.option("--out", type=LOCAL, help="Where to write, instead of the recipe's.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="E.g. --set encode.fps=2.")
 def run(recipe: Path, raw: Path | None, out: Path | None, settings: tuple[str, ...]) -> None:
     """Prepare, encode, shard and check as RECIPE says (a YAML file; configs/ has one for each source).

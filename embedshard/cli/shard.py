@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from embedshard.cli.place import LOCAL
 from embedshard.cli.progress import bar, table
 
 __all__ = ["reasons", "shard"]
@@ -16,8 +17,8 @@ _REASONS = 5
 
 
 @click.command(short_help="Triples to tars and splits.csv.")
-@click.argument("processed", type=click.Path(path_type=Path))
-@click.argument("shards", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("processed", type=LOCAL)
+@click.argument("shards", type=LOCAL)
 @click.option("--maxcount", type=int, default=10000, show_default=True, help="Most samples of a tar.")
 @click.option("--key-format", help="Number the samples anew, e.g. 'vid_{index:09d}'.  [default: keep the keys]")
 @click.option(

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
+from embedshard.cli.place import LOCAL
+
 __all__ = ["status"]
 
 _SHOWN = 8
 
 
 @click.command(short_help="How far a run in parts is.")
-@click.argument("processed", type=click.Path(path_type=Path))
+@click.argument("processed", type=LOCAL)
 @click.option("--json", "to_json", type=click.Path(path_type=Path), help="Write it to this file.")
 def status(processed: Path, to_json: Path | None) -> None:
     """Tell how many units of PROCESSED are done, running and abandoned, the samples, and the time left.

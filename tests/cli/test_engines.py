@@ -93,3 +93,19 @@ def test_parts_go_on_to_the_shards_of_loose_triples(prepared, tiny_model):
     ]
     next((prepared / "processed").rglob("part-*.tar")).unlink()
     assert "has 0 bytes, its record" in run("check", prepared / "processed", code=1).output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("encode", "samples.parquet", "s3://bucket/out", "--model", "m"),
+        ("shard", "processed", "s3://bucket/shards"),
+        ("check", "s3://bucket/shards"),
+        ("status", "s3://bucket/out"),
+        ("run", "recipe.yaml", "--out", "s3://bucket/out"),
+    ],
+)
+def test_folders_that_must_be_on_a_disk(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "expected a path on a disk, found s3://bucket/" in run(*words, code=2).output
+    assert not list(tmp_path.iterdir())
