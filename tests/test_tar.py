@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import webdataset as wds
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from embedshard.tar import MAX_MEMBER, index_members, mapped, read_members, write_members
@@ -169,6 +169,7 @@ def test_a_bit_flipped_in_a_header_is_noticed(position: int, bit: int) -> None:
     write_members(file, [("a.npy", b"x"), ("a.txt", b"y")])
     data = bytearray(file.getvalue())
     data[1024 + position] ^= 1 << bit
+    assume(data[1024 + position] != ord(" "))  # the first digit of a checksum, a 0, may be a space as well
     found = index_members(bytes(data))
     assert next(found).name == "a.npy"
     with pytest.raises(ValueError, match="byte 1024"):
