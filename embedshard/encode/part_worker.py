@@ -262,7 +262,8 @@ class _Draft:
         """Put a triple aside until the part is written."""
         pieces = {"json": json_bytes(triple.meta), "npy": npy_bytes(triple.array), "txt": triple.caption.encode()}
         with self._keeping:
-            place = self._spool.seek(0, 2)
+            self._spool.seek(0, 2)
+            place = self._spool.tell()
             self._spool.write(b"".join(pieces.values()))
             places = self._places.setdefault(triple.key, [])
             for part, data in pieces.items():

@@ -70,10 +70,16 @@ def test_slurm_gets_the_command_again(prepared, tiny_model, monkeypatch):
     assert "#SBATCH --gpus=1" in text
 
 
-def test_ray(prepared, tiny_model):
+def test_ray_goes_on_with_what_a_share_began(prepared, tiny_model):
     pytest.importorskip("ray", reason="Ray is not installed")
-    assert "5 encoded" in encode(prepared, tiny_model, "--unit", 2, "--engine", "ray").output
+    encode(prepared, tiny_model, "--unit", 1, "--layout", "parts")
+    (prepared / "processed").rename(prepared / "one")
+    encode(prepared, tiny_model, "--unit", 1, "--part", "1/2")
+    output = encode(prepared, tiny_model, "--engine", "ray", "--slots", 2).output
+    assert re.search(r"5 samples: \d encoded, [1-4] were there, 0 failed", output)
     assert "5 encoded, 0 failed, 0 to do, of 5" in run("status", prepared / "processed").output
+    parts = [sorted((prepared / name).rglob("part-*.tar")) for name in ("one", "processed")]
+    assert [path.read_bytes() for path in parts[0]] == [path.read_bytes() for path in parts[1]]
 
 
 def test_parts_go_on_to_the_shards_of_loose_triples(prepared, tiny_model):
