@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Literal, cast
 
-from embedshard.remote import Url, is_url, place
+from embedshard.remote import SizedFile, Url, is_url, place
 
 __all__ = [
     "AddressOpener",
@@ -230,22 +230,12 @@ def _sliced(path: Path | Url, name: str, offset: int, size: int) -> BinaryIO:
     return io.BufferedReader(_Slice(file, offset, size), _BUFFER)
 
 
-class _Slice(io.RawIOBase):
+class _Slice(SizedFile):
     """Some bytes of a file as a file of their own."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._at = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
+        super().__init__(size)
+        self._file, self._offset = file, offset
 
     def readinto(self, buffer: Any) -> int:
         """Read on; at the end of the part there is no more."""
@@ -261,25 +251,14 @@ class _Slice(io.RawIOBase):
         super().close()
 
 
-class _Pieces(io.RawIOBase):
+class _Pieces(SizedFile):
     """Files that were cut from one, read as that one."""
 
     def __init__(self, paths: list[Path] | list[Url]) -> None:
         self._paths = paths
         self._starts = [0, *itertools.accumulate(path.stat().st_size for path in paths)]
-        self._at = 0
+        super().__init__(self._starts[-1])
         self._open: tuple[int, IO[bytes]] | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
-        self._at = offset + (0, self._at, self._starts[-1])[whence]
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read from the piece at hand."""

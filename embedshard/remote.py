@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from embedshard.errors import InputError
 
-__all__ = ["RemoteError", "Url", "is_url", "place"]
+__all__ = ["RemoteError", "SizedFile", "Url", "is_url", "place"]
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _BLOCK = 1 << 22
@@ -243,26 +243,35 @@ class Url:
         )
 
 
-class _Blocks(io.RawIOBase):
-    """A remote file, read in blocks."""
+class SizedFile(io.RawIOBase):
+    """What files to read from have in common: `readinto` reads at `_at`, of `_size` bytes."""
 
-    def __init__(self, url: Url) -> None:
-        from fsspec.caching import BlockCache
-
-        size = url.stat().st_size
+    def __init__(self, size: int) -> None:
         self._size, self._at = size, 0
-        self._cache = BlockCache(_BLOCK, lambda start, end: url.read_range(start, min(end, size)), size, _BLOCKS)
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place."""
         self._at = offset + (0, self._at, self._size)[whence]
         return self._at
+
+
+class _Blocks(SizedFile):
+    """A remote file, read in blocks."""
+
+    def __init__(self, url: Url) -> None:
+        from fsspec.caching import BlockCache
+
+        size = url.stat().st_size
+        super().__init__(size)
+        self._cache = BlockCache(_BLOCK, lambda start, end: url.read_range(start, min(end, size)), size, _BLOCKS)
 
     def readinto(self, buffer: Any) -> int:
         """Read on, to the end of a block at most."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedshard.address import Url, file_of, place
+from embedshard.distinct import id_hash
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.pipeline import EncodeOptions, Output, Pipeline
 from embedshard.encode.profile import Profile, Shares
@@ -19,8 +20,8 @@ from embedshard.encode.run import loose, media_root, setting_of
 from embedshard.encode.work import Outcome, Problem, Work, works
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
-from embedshard.processed import has_triple
-from embedshard.sample import Sample
+from embedshard.processed import arrays, has_triple
+from embedshard.sample import SPLITS, Sample
 
 __all__ = ["Estimate", "estimate"]
 
@@ -122,10 +123,16 @@ def _look(manifest: Manifest, folders: Sequence[Path], root: Path | Url, progres
     """Go through the manifest once, and keep a random choice of the media that are there."""
     look, rng = _Look(Counter(), 0, [], 0, []), random.Random(0)
     exists: dict[str, bool] = {}
+    packed = [_in_parts(folder) for folder in folders]
 
     def due(sample: Sample) -> list[int]:
         progress(1)
-        lacking = [n for n, folder in enumerate(folders) if not has_triple(folder / sample.split, sample.key)]
+        key = id_hash(sample.key)
+        lacking = [
+            number
+            for number, folder in enumerate(folders)
+            if key not in packed[number] and not has_triple(folder / sample.split, sample.key)
+        ]
         look.due[sample.split] += bool(lacking)
         return lacking
 
@@ -157,6 +164,11 @@ def _look(manifest: Manifest, folders: Sequence[Path], root: Path | Url, progres
 def _is_there(file: str, root: Path | Url) -> bool:
     path = place(file, root)
     return path.exists() or ("*" in path.name and any(path.parent.glob(path.name)))
+
+
+def _in_parts(processed: Path) -> set[int]:
+    """Give the hashes of the keys that parts hold."""
+    return {id_hash(key) for split in SPLITS for key, _, place in arrays(processed / split) if place}
 
 
 def _for_a_while(chosen: Sequence[Work]) -> Iterator[Work]:

@@ -27,6 +27,7 @@ def test_parts_and_their_status(prepared, tiny_model):
     assert "5 encoded, 0 failed, 0 to do, of 5" in found
     assert json.loads((prepared / "status.json").read_text())["encoded"] == 5
     assert "0 encoded, 5 were there" in encode(prepared, tiny_model).output, "the layout that is there is taken"
+    assert "5 samples, 0 of them to encode" in encode(prepared, tiny_model, "--dry-run").output
     output = encode(prepared, tiny_model, "--layout", "loose", code=1).output
     assert "holds parts; go on with: --layout parts" in output
 
