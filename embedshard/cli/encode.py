@@ -136,10 +136,11 @@ def encode(manifest: Path | Url, processed: Path, **given: Any) -> None:
     if given["dry_run"]:
         _predict(opened, models, device_names(given["device"]), options)
         return
+    layout = layout_of(opened, list(models), given)
     if given["engine"] == "slurm":
         submit_to_slurm(click.get_current_context(), processed)
         return
-    reports, profile = _encode(opened, models, given, options)
+    reports, profile = _encode(opened, models, {**given, "layout": layout}, options)
     for folder, report in zip(models, reports, strict=True):
         _summarise(report, folder, named=len(models) > 1)
     shares = profile.shares()
@@ -212,7 +213,7 @@ def _run(
 ) -> tuple[list[EncodeReport], Profile]:
     """Encode into loose triples in this process, or into parts by an engine."""
     names = ", ".join(folder.name if len(models) > 1 else model.model for folder, model in models.items())
-    if layout_of(manifest, list(models), given) == "parts":
+    if given["layout"] == "parts":
         from embedshard.encode.parts import encode_in_parts
 
         with sharing(given, options) as (share, each):

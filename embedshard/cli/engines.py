@@ -86,7 +86,7 @@ def layout_of(manifest: Manifest, folders: Sequence[Path], given: dict[str, Any]
     from embedshard.processed import count_triples, read_info
 
     shared = [f"--{name}" for name in ("part", "unit", "slots") if given[name]]
-    shared += ["--engine ray"] if given["engine"] == "ray" else []
+    shared += [f"--engine {given['engine']}"] if given["engine"] != "local" else []
     shared += ["--device with several"] if len(device_names(given["device"])) > 1 else []
     if given["layout"] == "loose" and shared:
         raise InputError(f"--layout loose: one process on one device writes loose triples; leave out {shared[0]}")

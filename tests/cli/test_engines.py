@@ -50,6 +50,9 @@ def test_large_manifests_are_encoded_in_parts(prepared, tiny_model, monkeypatch)
 def test_loose_triples_are_for_one_process(prepared, tiny_model):
     output = encode(prepared, tiny_model, "--layout", "loose", "--slots", 2, code=1).output
     assert "one process on one device writes loose triples; leave out --slots" in output
+    output = encode(prepared, tiny_model, "--layout", "loose", "--engine", "slurm", code=1).output
+    assert "leave out --engine slurm" in output
+    assert not (prepared / "processed/units").exists()
     encode(prepared, tiny_model)
     output = encode(prepared, tiny_model, "--slots", 2, code=1).output
     assert "holds loose triples" in output
