@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 __all__ = ["BLOCK", "MAX_MEMBER", "Member", "Readable", "index_members", "mapped", "member_blocks", "read_members"]
-__all__ += ["write_blocks", "write_members"]
+__all__ += ["padded_size", "write_blocks", "write_members"]
 
 MAX_MEMBER = 8 * 1024**3 - 1  # eleven octal digits
 BLOCK = 512
@@ -95,10 +95,16 @@ def write_blocks(file: IO[bytes], blocks: Iterable[bytes]) -> tuple[int, str]:
             hashing = thread.submit(digest.update, chunk)
             file.write(chunk)
             size += len(chunk)
-    end = bytes(-(size + 2 * BLOCK) % _RECORD + 2 * BLOCK)
+    end = bytes(padded_size(size) - size)
     file.write(end)
     digest.update(end)
     return size + len(end), digest.hexdigest()
+
+
+def padded_size(size: int) -> int:
+    """Give the size of a tar whose last member ends at byte `size`: with an end mark, in whole records of 10240."""
+    size += -size % BLOCK + 2 * BLOCK
+    return size + -size % _RECORD
 
 
 def member_blocks(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
