@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -25,6 +26,7 @@ __all__ = [
     "Staging",
     "exclusive",
     "is_temporary",
+    "on_disk",
     "open_folder",
     "publish",
     "remove_temporary",
@@ -35,6 +37,7 @@ __all__ = [
 _TEMPORARY = ".tmp-"
 _MOMENT = 0.1  # seconds
 _STAGED = 8 << 30
+_COPY = 1 << 22
 
 
 class Staging:
@@ -191,6 +194,19 @@ def open_folder(address: str | Path | Url, staging: Staging = _STAGING) -> Folde
     return Folder(place(address), staging)
 
 
+@contextlib.contextmanager
+def on_disk(path: Path | Url, staging: Staging = _STAGING) -> Iterator[Path]:
+    """Give a file itself, or where it lies on a storage a copy of it that is removed when the block ends."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with staging.file() as file:
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, file, _COPY)
+        file.flush()
+        yield Path(file.name)
+
+
 def _temporary(name: str) -> str:
     return _TEMPORARY + name
 
@@ -200,33 +216,42 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
-def remove_temporary(folder: Path) -> int:
-    """Remove what killed runs left half-written in `folder` itself; returns how many files."""
-    if not folder.is_dir():
+def remove_temporary(folder: Path | Url, keep: Path | None = None) -> int:
+    """Remove what killed runs left half-written in `folder` itself; returns how many files.
+
+    A storage keeps none that can be seen. `keep` is not removed.
+    """
+    if isinstance(folder, Url) or not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        leftovers = [entry.path for entry in entries if is_temporary(entry.name)]
+        leftovers = [entry for entry in entries if is_temporary(entry.name) and Path(entry.path) != keep]
     for leftover in leftovers:
-        os.unlink(leftover)
+        shutil.rmtree(leftover.path) if leftover.is_dir() else os.unlink(leftover.path)
     return len(leftovers)
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, patience: float = 0) -> Iterator[None]:
+def exclusive(folder: Path | Url, patience: float = 0, shared: bool = False) -> Iterator[None]:
     """Hold `folder` for one writing process; the hold ends with the process, however it ends.
+
+    A storage knows no such hold: there, what two processes write at once must be the same.
 
     Args:
         folder: It is made if need be.
         patience: Seconds to wait for another process.
+        shared: Hold it together with others who do so too.
 
     Raises:
         InputError: Another process holds it.
     """
+    if isinstance(folder, Url):
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     until = time.monotonic() + patience
     try:
-        while not _locked(descriptor):
+        while not _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if time.monotonic() >= until:
                 raise InputError(
                     f"another embedshard process is writing to {folder}; wait for it, or give another folder"
@@ -237,9 +262,9 @@ def exclusive(folder: Path, patience: float = 0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

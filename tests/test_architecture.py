@@ -27,7 +27,7 @@ ARROWS = {
     "demo": {"store"},
     "manifest": {"sample", "store", "distinct", "remote"},
     "tar": set(),
-    "processed": {"sample", "store", "tar"},
+    "processed": {"sample", "store", "tar", "remote"},
     "split": {"sample"},
     "sources": {"sample", "address", "demo"},
     "prepare": {"sources", "split", "manifest", "sample", "distinct", "store", "remote"},
