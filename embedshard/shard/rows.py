@@ -8,7 +8,6 @@ change once they are there; a loose triple is refused when it has changed after 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -46,15 +45,17 @@ def part_place(key: str, entry: Entry) -> str:
         key: The key it is to have.
         entry: What there is of it.
     """
-    found = dict(zip(("txt" if part == "cap" else part for part in entry.parts), entry.places, strict=True))
-    places = [found.get(part, _ABSENT) for part in _PIECES]
+    found = dict(zip(entry.parts, entry.places, strict=True))
+    json_, npy, txt = (found.get(part, _ABSENT) for part in _PIECES)
     as_it_is = (
         key == entry.key
-        and "cap" not in entry.parts
-        and all(place.plain for place in places)
-        and all(_end(before) + BLOCK == after.offset for before, after in itertools.pairwise(places))
-    )
-    return ",".join([entry.tar, str(int(as_it_is)), *(f"{place.offset},{place.size}" for place in places)])
+        and json_.plain and npy.plain and txt.plain
+        and _end(json_) + BLOCK == npy.offset
+        and _end(npy) + BLOCK == txt.offset
+    )  # fmt: skip
+    if "cap" in found:
+        txt = found.get("txt", found["cap"])
+    return f"{entry.tar},{as_it_is:d},{json_.offset},{json_.size},{npy.offset},{npy.size},{txt.offset},{txt.size}"
 
 
 def loose_place(entry: Entry, npy_size: int, changed: int) -> str:
