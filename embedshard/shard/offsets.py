@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from embedshard.processed import read_npy_header
 from embedshard.remote import Url
+from embedshard.shard.table import write_changed
 from embedshard.tar import index_members, mapped, padded_size
 
-__all__ = ["OffsetRow", "Offsets", "offsets_bytes", "offsets_path", "read_offsets", "walk_offsets"]
+__all__ = ["OffsetRow", "Offsets", "offsets_bytes", "offsets_path", "read_offsets", "walk_offsets", "write_offsets"]
 
 Offsets: TypeAlias = npt.NDArray[np.void]
 OffsetRow: TypeAlias = tuple[bytes, tuple[int, int], tuple[int, int], tuple[int, int], int]
@@ -87,6 +88,16 @@ def walk_offsets(tar: Any) -> Offsets:
         if piece == "npy":
             rows[-1][4] = _frames(bytes(tar[offset : offset + min(size, _HEAD)]))
     return _array(map(tuple, rows))
+
+
+def write_offsets(tar: Path) -> bool:
+    """Write the idx of a tar that has none, or one that does not fit; tells whether it wrote.
+
+    Raises:
+        ValueError: The tar is damaged.
+    """
+    with mapped(tar) as data:
+        return write_changed(offsets_path(tar), offsets_bytes(walk_offsets(data).tolist()))
 
 
 def offsets_bytes(rows: Iterable[OffsetRow]) -> bytes:

@@ -194,7 +194,8 @@ def _planned(
     claim = _claim_append if plan.before else _claim
     records = _reusable(job.output, plan, claim(job.output, plan, overwrite))
     if len(records) < len(plan.units):
-        for path in list(job.work.glob("*.json")):
+        stale: list[Path | Url] = [*job.work.glob("*.json")]
+        for path in stale:
             path.unlink(missing_ok=True)
         write_plan_file(job, plan, source[1])
         for record in records.values():
