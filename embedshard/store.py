@@ -25,11 +25,13 @@ __all__ = [
     "Staging",
     "exclusive",
     "is_temporary",
+    "json_text",
     "open_folder",
     "publish",
     "remove_temporary",
     "write_bytes",
     "write_json",
+    "write_new",
 ]
 
 _TEMPORARY = ".tmp-"
@@ -121,10 +123,25 @@ def write_bytes(path: Path | Url, data: bytes, *, sync: bool = False) -> None:
         file.write(data)
 
 
+def write_new(path: Path | Url, data: bytes) -> None:
+    """Write a whole file, unless there is one.
+
+    Of several writers at once the first one's stays on s3://; elsewhere the last one's, unless they hold the folder.
+    """
+    if isinstance(path, Url) and path.creates:
+        path.create(data)
+    elif not path.exists():
+        write_bytes(path, data, sync=True)
+
+
 def write_json(path: Path | Url, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, whole and synced."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n", sync=True)
+    write_bytes(path, json_text(value), sync=True)
+
+
+def json_text(value: Any) -> bytes:
+    """Give `value` as indented UTF-8 JSON."""
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
 
 
 class Folder:
