@@ -32,7 +32,7 @@ from embedshard.processed import (
     unfinished,
     unit_records,
 )
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress, expected_dim
 from embedshard.shard.offsets import offsets_bytes, offsets_path, walk_offsets
@@ -71,7 +71,7 @@ class Report:
     """
 
     kind: str
-    folder: Path | Url
+    folder: AnyPath
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     total: int = 0
@@ -106,7 +106,7 @@ class _Found:
 _Samples = Callable[[Report], Iterator[_Found]]
 
 
-def check(folder: Path | Url, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None) -> Report:
+def check(folder: AnyPath, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None) -> Report:
     """Check a folder of shards or a processed dataset, whichever it is.
 
     Raises:
@@ -118,7 +118,7 @@ def check(folder: Path | Url, allow_leak: bool, progress: Progress, begin: Begin
 
 
 def check_processed(
-    folder: Path | Url, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
+    folder: AnyPath, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
 ) -> Report:
     """Check every triple of a processed dataset.
 
@@ -151,7 +151,7 @@ def check_processed(
 
 
 def check_shards(
-    folder: Path | Url, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
+    folder: AnyPath, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
 ) -> Report:
     """Check every tar of a folder of shards against its tables, and every sample in it.
 
@@ -270,7 +270,7 @@ def _name_repeated(
         report.add(", ".join(where.values()), f"media {name!r} is in the splits {', '.join(where)}")
 
 
-def _check_failures(report: Report, folder: Path | Url) -> None:
+def _check_failures(report: Report, folder: AnyPath) -> None:
     """Check that no key that `failed.jsonl` names has a triple."""
     try:
         failures = read_failures(folder)
@@ -285,7 +285,7 @@ def _check_failures(report: Report, folder: Path | Url) -> None:
             report.notes.append(f"{len(failures)} samples failed to encode; failed.jsonl says why")
 
 
-def _check_units(report: Report, folder: Path | Url) -> None:
+def _check_units(report: Report, folder: AnyPath) -> None:
     """Check that all units are done, and that their parts are as long as when they were written."""
     try:
         if lacking := unfinished(folder):
@@ -299,8 +299,8 @@ def _check_units(report: Report, folder: Path | Url) -> None:
         report.add(UNITS, str(error))
 
 
-def _processed_samples(folder: Path | Url, problems: Report) -> Iterator[_Found]:
-    def damaged(path: Path | Url, what: str) -> None:
+def _processed_samples(folder: AnyPath, problems: Report) -> Iterator[_Found]:
+    def damaged(path: AnyPath, what: str) -> None:
         problems.add(f"{path.parent.name}/{path.name}", f"is damaged: {what}; what follows is not checked")
 
     for split in SPLITS:
@@ -314,7 +314,7 @@ def _processed_samples(folder: Path | Url, problems: Report) -> Iterator[_Found]
                     yield _Found(split, place, triple_key(entry.key), _read_pieces(reader, entry, place, problems))
 
 
-def _on_disk(split: Path | Url) -> Iterator[Path]:
+def _on_disk(split: AnyPath) -> Iterator[Path]:
     """Give a split's folder; of one on a storage part after part, each as such a folder."""
     if isinstance(split, Path):
         yield split
@@ -341,7 +341,7 @@ def _read_pieces(reader: Reader, entry: Entry, place: str, problems: Report) -> 
 
 
 def _shard_samples(
-    folder: Path | Url, tars: Mapping[str, str], found: dict[str, dict[str, Any]], problems: Report
+    folder: AnyPath, tars: Mapping[str, str], found: dict[str, dict[str, Any]], problems: Report
 ) -> Iterator[_Found]:
     """Yield the samples of every tar; `found` gets what `index.json` should say of it."""
     for tar, split in tars.items():
@@ -363,7 +363,7 @@ def _shard_samples(
             problems.add(tar, f"cannot be read: {error}")
 
 
-def _check_offsets(problems: Report, tar: Path | Url, local: Path) -> None:
+def _check_offsets(problems: Report, tar: AnyPath, local: Path) -> None:
     """Check that the idx of a tar, if it has one, says where its samples lie."""
     path = offsets_path(tar)
     with contextlib.suppress(FileNotFoundError, ValueError), mapped(local) as data:  # damage is reported otherwise
@@ -416,7 +416,7 @@ def _rows_of(npy: bytes) -> int:
         return 0
 
 
-def _listed_tars(report: Report, folder: Path | Url) -> dict[str, str]:
+def _listed_tars(report: Report, folder: AnyPath) -> dict[str, str]:
     """Give every tar that `splits.csv` names or that is there, with its split."""
     tars: dict[str, str] = {}
     try:
@@ -436,7 +436,7 @@ def _listed_tars(report: Report, folder: Path | Url) -> dict[str, str]:
     return tars
 
 
-def _read_table(report: Report, path: Path | Url) -> dict[str, Any]:
+def _read_table(report: Report, path: AnyPath) -> dict[str, Any]:
     """Read a JSON table, empty where there is none or it is damaged."""
     try:
         return read_metadata(path.read_bytes())
@@ -518,7 +518,7 @@ def _check_cuts(
             report.add(tar, f"has {samples} samples, expected {maxcount}: only the last tar of a split is short")
 
 
-def _check_leftovers(report: Report, folder: Path | Url, place: str) -> None:
+def _check_leftovers(report: Report, folder: AnyPath, place: str) -> None:
     """Report what killed runs left half-written, and in a split's folder what is no part of a triple."""
     for name in sorted(path.name for path in folder.iterdir() if _is_stray(path.name, bool(place))):
         left = is_temporary(name) or name == PROGRESS
@@ -529,7 +529,7 @@ def _check_leftovers(report: Report, folder: Path | Url, place: str) -> None:
 def _check_members(report: Report, folder: Path, place: str) -> None:
     """Report what is no part of a triple in the parts of a split's folder."""
     for path in part_paths(folder):
-        with contextlib.suppress(OSError, ValueError), mapped(path) as tar:  # damage is reported with the samples
+        with contextlib.suppress(OSError, ValueError), mapped(str(path)) as tar:  # damage is reported with the samples
             for name in (member.name for member in index_members(tar)):
                 if _is_stray(name, True):
                     report.add(f"{place}{path.name}/{name}", "no part of a triple")

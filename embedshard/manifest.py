@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -144,13 +144,13 @@ class Manifest:
 
     def groups(self) -> list[int]:
         """Give the number of samples of each row group."""
-        with pq.ParquetFile(self.path) as file:
+        with _parquet(self.path) as file:
             return [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
 
-    def group(self, number: int) -> list[Sample]:
-        """Give the samples of a row group."""
-        with pq.ParquetFile(self.path) as file:
-            return list(map(_sample, file.read_row_group(number, SCHEMA.names).to_pylist()))
+    def group_reader(self) -> Callable[[int], list[Sample]]:
+        """Give what reads the samples of a row group; the file stays open, and what it says of its groups in memory."""
+        file = _parquet(self.path)
+        return lambda number: list(map(_sample, file.read_row_group(number, SCHEMA.names).to_pylist()))
 
     def digest(self) -> str:
         """Give the SHA-256 of the file."""

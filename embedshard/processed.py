@@ -1,4 +1,5 @@
-"""Triples on disk: `<split>/<key>.npy`, `.txt`, `.json`. May import `sample`, `store` and `tar`.
+"""Triples on disk: `<split>/<key>.npy`, `.txt`, `.json`. May import `sample`, `store`,
+`remote` and `tar`.
 
 Layout of the "Processed dataset" of clip-video-encode's dataset README: a folder `train/ val/ test/` with, for
 every key, an array (frame_count, embed_dim), a caption and metadata. A triple is whole once its npy is there.
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -24,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedshard.errors import InputError
-from embedshard.remote import Url
+from embedshard.remote import AnyPath, read_each
 from embedshard.sample import SPLITS
-from embedshard.store import is_temporary, on_disk, write_bytes, write_json
+from embedshard.store import is_temporary, json_text, on_disk, write_bytes, write_json, write_new
 from embedshard.tar import index_members, mapped
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NpyHeader",
     "Place",
     "arrays",
+    "begin_dataset",
     "count_loose",
     "count_triples",
     "damaged_part",
@@ -56,13 +58,13 @@ __all__ = [
     "read_failures",
     "read_info",
     "read_npy_header",
+    "read_records",
     "read_texts",
     "remove_triple",
     "require_processed",
     "require_same_setting",
     "sorted_rows",
     "unfinished",
-    "unit_record",
     "unit_records",
     "write_failures",
     "write_info",
@@ -77,7 +79,7 @@ _RUN = 200_000
 _MEMBERS = (*PARTS, "cap")
 _PART_NAME = re.compile(r"part-\d{6,}\.tar")
 
-Damaged = Callable[[Path, str], None]
+Damaged = Callable[[AnyPath, str], None]
 """Called with a part that is damaged, and how."""
 
 
@@ -211,7 +213,7 @@ def count_triples(folder: Path) -> int:
     return sum(1 for split in SPLITS for _ in arrays(folder / split))
 
 
-def arrays(folder: Path, damaged: Damaged | None = None) -> Iterator[tuple[str, str, Place | None]]:
+def arrays(folder: AnyPath, damaged: Damaged | None = None) -> Iterator[tuple[str, str, Place | None]]:
     """Yield every array of a split's folder, in no order.
 
     Args:
@@ -226,17 +228,16 @@ def arrays(folder: Path, damaged: Damaged | None = None) -> Iterator[tuple[str, 
     """
     if not folder.is_dir():
         return
-    with os.scandir(folder) as files:
-        for file in files:
-            if file.name[1:].endswith(".npy") and not is_temporary(file.name):
-                yield file.name.removesuffix(".npy"), file.path, None
+    for key, part in _loose_names(folder) if isinstance(folder, Path) else ():
+        if part == "npy":
+            yield key, f"{folder}/{key}.npy", None
     for path in part_paths(folder):
         for key, part, place in _part_members(path, damaged):
             if part == "npy":
                 yield key, str(path), place
 
 
-def encoded(folder: Path, samples: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+def encoded(folder: AnyPath, samples: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Tell which samples of a processed dataset have a triple, in either layout.
 
     Args:
@@ -264,12 +265,12 @@ def part_name(unit: int) -> str:
     return f"part-{unit:06d}.tar"
 
 
-def part_paths(folder: Path) -> list[Path]:
+def part_paths(folder: AnyPath) -> list[AnyPath]:
     """Give the parts of a split's folder, sorted."""
-    return sorted(path for path in folder.glob("part-*.tar") if is_part(path.name))
+    return sorted((path for path in folder.glob("part-*.tar") if is_part(path.name)), key=lambda path: path.name)
 
 
-def has_triple(folder: Path, key: str) -> bool:
+def has_triple(folder: AnyPath, key: str) -> bool:
     """Tell whether a split's folder has the triple: whether its npy, which is written last, is there and not empty."""
     try:
         return os.stat(f"{folder}/{key}.npy").st_size > 0
@@ -327,39 +328,42 @@ def read_npy_header(head: bytes) -> NpyHeader:
     return NpyHeader(shape, dtype, file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
 
 
-def require_processed(folder: Path) -> None:
+def require_processed(folder: AnyPath) -> None:
     """Check that `folder` is a processed dataset.
 
     Raises:
-        InputError: It has none of the folders train, val, test.
+        InputError: It has none of the folders train, val, test, which a storage has only with something in them; nor
+            is it one in parts of which every sample failed.
     """
-    if not any((folder / split).is_dir() for split in SPLITS):
-        found = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing" if folder.is_dir() else "no such folder"
+    if not any((folder / split).is_dir() for split in SPLITS) and not (folder / UNITS).is_dir():
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
+        found = "no such folder" if names is None else ", ".join(names[:8]) or "nothing"
         raise InputError(
             f"expected a processed dataset with train/, val/ or test/ in {folder}, found {found}\n"
             f"Make one with: embedshard encode samples.parquet {folder} --model ... --pretrained ..."
         )
 
 
-def unit_records(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of the units that are done, of a dataset in parts; see `unit_record`."""
-    return map(unit_record, sorted((folder / UNITS).glob("[0-9]*.json")))
+def unit_records(folder: AnyPath) -> Iterator[dict[str, Any]]:
+    """Yield the records of the units that are done, of a dataset in parts; see `read_records`."""
+    return read_records(sorted((folder / UNITS).glob("[0-9]*.json"), key=lambda path: path.name))
 
 
-def unit_record(path: Path) -> dict[str, Any]:
-    """Read the record of a unit: the fields of `encode.units.Record`.
+def read_records(paths: Sequence[AnyPath]) -> Iterator[dict[str, Any]]:
+    """Read the records of units, in their order: the fields of `encode.units.Record`.
 
     Raises:
-        InputError: It is damaged.
+        InputError: One is damaged.
     """
-    try:
-        record = json.loads(path.read_bytes())
-        return {**record, "failures": [Failure(**failure) for failure in record["failures"]]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}); remove it to have the unit done anew") from error
+    for path, data in zip(paths, read_each(paths), strict=True):
+        try:
+            record = json.loads(data)
+            yield {**record, "failures": [Failure(**failure) for failure in record["failures"]]}
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({error}); remove it to have the unit done anew") from error
 
 
-def unfinished(folder: Path) -> str:
+def unfinished(folder: AnyPath) -> str:
     """Say how much a dataset in parts lacks; "" for one that lacks nothing, and for loose triples."""
     info = read_info(folder)
     units = info.units if info else len(list((folder / UNITS).glob("plan-*.parquet")))
@@ -367,7 +371,7 @@ def unfinished(folder: Path) -> str:
     return f"{done} of {units} units are encoded" if done < units else ""
 
 
-def require_same_setting(folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def require_same_setting(folder: AnyPath, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Check that a folder was begun with the setting that is wanted, whatever the version of this package.
 
     Raises:
@@ -383,25 +387,33 @@ def require_same_setting(folder: Path, before: Mapping[str, Any], wanted: Mappin
         )
 
 
-def write_info(folder: Path, info: DatasetInfo) -> None:
+def write_info(folder: AnyPath, info: DatasetInfo) -> None:
     """Write `dataset.json`."""
     write_json(folder / INFO, asdict(info))
 
 
-def read_info(folder: Path) -> DatasetInfo | None:
+def begin_dataset(folder: AnyPath, info: DatasetInfo) -> DatasetInfo:
+    """Write `dataset.json` unless there is one; gives what it says then."""
+    write_new(folder / INFO, json_text(asdict(info)))
+    return read_info(folder) or info
+
+
+def read_info(folder: AnyPath) -> DatasetInfo | None:
     """Read `dataset.json`; None where a folder has none, as those of other tools."""
     try:
-        info = DatasetInfo(**json.loads((folder / INFO).read_bytes()))
-        if not (isinstance(info.encoder, dict) and isinstance(info.source, dict)):
-            raise TypeError("expected two objects, encoder and source")
+        data = (folder / INFO).read_bytes()
     except FileNotFoundError:
         return None
+    try:
+        info = DatasetInfo(**json.loads(data))
+        if not (isinstance(info.encoder, dict) and isinstance(info.source, dict)):
+            raise TypeError("expected two objects, encoder and source")
     except (ValueError, TypeError) as error:
         raise InputError(f"{folder / INFO} is damaged ({error}); restore it, or encode into a new folder") from error
     return info
 
 
-def read_failures(folder: Path) -> dict[str, Failure]:
+def read_failures(folder: AnyPath) -> dict[str, Failure]:
     """Read `failed.jsonl`, the last line of a key counting; a line that a crash cut off is passed over.
 
     Of a dataset in parts, what the records of its units say counts.
@@ -426,7 +438,7 @@ def read_failures(folder: Path) -> dict[str, Failure]:
     return failures
 
 
-def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
+def write_failures(folder: AnyPath, failures: Iterable[Failure]) -> None:
     """Write `failed.jsonl` anew, sorted by key."""
     lines = [_line(failure) for failure in sorted(failures, key=lambda failure: failure.key)]
     write_bytes(folder / FAILED, b"".join(lines), sync=True)
@@ -470,7 +482,7 @@ def _names(folder: Path, order: Callable[[str], str], damaged: Damaged | None) -
             yield place_in_order, key, path.name, part, *place
 
 
-def _part_members(path: Path | Url, damaged: Damaged | None) -> Iterator[tuple[str, str, Place]]:
+def _part_members(path: AnyPath, damaged: Damaged | None) -> Iterator[tuple[str, str, Place]]:
     """Yield key, ending and place of every member of a part that is one of a triple's."""
     name = ""
     try:
@@ -488,7 +500,7 @@ def _part_members(path: Path | Url, damaged: Damaged | None) -> Iterator[tuple[s
         damaged(path, what)
 
 
-def damaged_part(path: Path | Url, what: object) -> InputError:
+def damaged_part(path: AnyPath, what: object) -> InputError:
     """Give the error of a part that cannot be read to its end."""
     return InputError(f"{path} is damaged: {what}\n  remove it and run the same embedshard encode command again")
 

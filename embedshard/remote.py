@@ -12,13 +12,15 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 
 from embedshard.errors import InputError
 
-__all__ = ["RemoteError", "SizedFile", "Url", "is_url", "place"]
+__all__ = ["AnyPath", "OutageError", "RemoteError", "SizedFile", "Url", "is_url", "place", "read_each"]
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _BLOCK = 1 << 22
@@ -26,9 +28,11 @@ _BLOCKS = 8  # that an open file keeps in memory
 _BUFFER = 1 << 18
 _ATTEMPTS = 5
 _WAIT, _LONGEST_WAIT = 0.5, 15.0  # seconds
+_AT_ONCE, _AHEAD = 16, 256  # files read
 
 # The storages where a file shows only when its upload is complete.
 _ATOMIC = frozenset("s3 s3a gs gcs az abfs abfss adl hf oss oci ocilake".split())
+_CREATING = frozenset(["s3", "s3a"])
 _PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _TRANSIENT_ERRNO = frozenset(
     getattr(errno, name, errno.EIO)
@@ -54,6 +58,10 @@ T = TypeVar("T")
 
 class RemoteError(InputError, OSError):
     """A storage does not do what is asked; says which address it was and what to check."""
+
+
+class OutageError(RemoteError):
+    """An object storage, which answers else, could not be reached for about a minute: no fault of what was asked."""
 
 
 class _Stat(NamedTuple):
@@ -139,14 +147,34 @@ class Url:
         """Yield the files and folders in the folder itself whose names fit, sorted."""
         from fnmatch import fnmatchcase
 
-        return (found for found in self.iterdir() if fnmatchcase(found.name, pattern))
+        try:
+            inside = list(self.iterdir())
+        except FileNotFoundError:
+            return iter(())
+        return (found for found in inside if fnmatchcase(found.name, pattern))
 
     def read_bytes(self, start: int = 0, size: int | None = None) -> bytes:
         """Give the file, or `size` bytes of it from `start`, fewer at its end."""
+        if not start and size is None:
+            return self._read_whole()
         end = self.stat().st_size
         if size is not None:
             end = min(end, start + size)
         return self.read_range(start, end) if start < end else b""
+
+    def _read_whole(self) -> bytes:
+        """Give the file by one request, so that it is of one time though it be written anew meanwhile."""
+
+        def read(fs: Any, path: str) -> bytes:
+            data: bytes = fs.cat_file(path)
+            return data
+
+        try:
+            return self._do("read", read)
+        except FileNotFoundError:
+            if self.is_dir():
+                raise IsADirectoryError(f"{self} is a folder") from None
+            raise
 
     def read_range(self, start: int, end: int) -> bytes:
         """Give bytes that are known to be there, by one request."""
@@ -194,6 +222,23 @@ class Url:
         except FileNotFoundError as error:
             raise self._error("written", error) from error
 
+    @property
+    def creates(self) -> bool:
+        """Whether the storage has `create`."""
+        return self.protocol in _CREATING
+
+    def create(self, data: bytes) -> None:
+        """Write a small file unless there is one; of several writers at once the first one's stays."""
+
+        def put(fs: Any, path: str) -> None:
+            try:
+                fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                if not isinstance(error, FileExistsError) and "PreconditionFailed" not in str(error.__cause__):
+                    raise
+
+        self._do("written", put)
+
     def _kind(self) -> str:
         try:
             return str(self._info()["type"])
@@ -229,15 +274,17 @@ class Url:
             except (FileNotFoundError, InputError):
                 raise
             except Exception as error:  # of any package that fsspec uses
-                if attempt == _ATTEMPTS - 1 or not _is_transient(error):
-                    raise self._error(what, error) from error
+                transient = _is_transient(error)
+                if attempt == _ATTEMPTS - 1 or not transient:
+                    raise self._error(what, error, transient) from error
             time.sleep(min(_LONGEST_WAIT, _WAIT * 2**attempt) * random.uniform(0.5, 1.0))
         raise AssertionError("the last attempt returns or raises")
 
-    def _error(self, what: str, error: Exception) -> RemoteError:
+    def _error(self, what: str, error: Exception, transient: bool = False) -> RemoteError:
+        kind = OutageError if transient and self.shows_only_whole_files else RemoteError
         check = _CHECK.get(self.protocol[:2], f"the credentials and the options that fsspec takes for {self.protocol}")
         check = check.format(endpoint=os.environ.get("AWS_ENDPOINT_URL") or "not set")
-        return RemoteError(
+        return kind(
             f"{self} cannot be {what}: {str(error) or type(error).__name__}\n  Check the address, your right to it, "
             f"{check}; once that is mended, run the same command again"
         )
@@ -280,6 +327,22 @@ class _Blocks(SizedFile):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+AnyPath: TypeAlias = Path | Url
+
+
+def read_each(paths: Iterable[AnyPath]) -> Iterator[bytes]:
+    """Read whole small files, those of a storage several at once, and yield them in their order."""
+    rest = iter(paths)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while batch := list(islice(rest, _AHEAD)):
+            on_storage = isinstance(batch[0], Url)
+            yield from pool.map(_content, batch) if on_storage else map(_content, batch)
+
+
+def _content(path: AnyPath) -> bytes:
+    return path.read_bytes()
 
 
 def is_url(address: str) -> bool:

@@ -19,19 +19,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from embedshard.errors import InputError
-from embedshard.remote import Url, place
+from embedshard.remote import AnyPath, Url, place
 
 __all__ = [
     "Folder",
     "Staging",
     "exclusive",
     "is_temporary",
+    "json_text",
     "on_disk",
     "open_folder",
     "publish",
     "remove_temporary",
     "write_bytes",
     "write_json",
+    "write_new",
 ]
 
 _TEMPORARY = ".tmp-"
@@ -78,7 +80,7 @@ _STAGING = Staging()
 
 @contextlib.contextmanager
 def publish(
-    path: Path | Url, *, sync: bool = True, shared: bool = False, staging: Staging = _STAGING
+    path: AnyPath, *, sync: bool = True, shared: bool = False, staging: Staging = _STAGING
 ) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name only when the block ends well.
 
@@ -118,16 +120,31 @@ def publish(
         raise
 
 
-def write_bytes(path: Path | Url, data: bytes, *, sync: bool = False) -> None:
+def write_bytes(path: AnyPath, data: bytes, *, sync: bool = False) -> None:
     """Write a whole file at once; it is there with all of `data` or not at all."""
     with publish(path, sync=sync) as file:
         file.write(data)
 
 
-def write_json(path: Path | Url, value: Any) -> None:
+def write_new(path: AnyPath, data: bytes) -> None:
+    """Write a whole file, unless there is one.
+
+    Of several writers at once the first one's stays on s3://; elsewhere the last one's, unless they hold the folder.
+    """
+    if isinstance(path, Url) and path.creates:
+        path.create(data)
+    elif not path.exists():
+        write_bytes(path, data, sync=True)
+
+
+def write_json(path: AnyPath, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, whole and synced."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n", sync=True)
+    write_bytes(path, json_text(value), sync=True)
+
+
+def json_text(value: Any) -> bytes:
+    """Give `value` as indented UTF-8 JSON."""
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
 
 
 class Folder:
@@ -150,7 +167,7 @@ class Folder:
         RemoteError: By every method, where the storage refuses, or cannot be reached for about a minute.
     """
 
-    def __init__(self, root: Path | Url, staging: Staging = _STAGING) -> None:
+    def __init__(self, root: AnyPath, staging: Staging = _STAGING) -> None:
         self.root, self._staging = root, staging
 
     def __str__(self) -> str:
@@ -189,13 +206,13 @@ class Folder:
         return publish(self.root / name, sync=sync, staging=self._staging)
 
 
-def open_folder(address: str | Path | Url, staging: Staging = _STAGING) -> Folder:
+def open_folder(address: str | AnyPath, staging: Staging = _STAGING) -> Folder:
     """Give the folder of a path or URL; it need not be there yet."""
     return Folder(place(address), staging)
 
 
 @contextlib.contextmanager
-def on_disk(path: Path | Url, staging: Staging = _STAGING) -> Iterator[Path]:
+def on_disk(path: AnyPath, staging: Staging = _STAGING) -> Iterator[Path]:
     """Give a file itself, or where it lies on a storage a copy of it that is removed when the block ends."""
     if isinstance(path, Path):
         yield path
@@ -216,7 +233,7 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
-def remove_temporary(folder: Path | Url, keep: Path | None = None) -> int:
+def remove_temporary(folder: AnyPath, keep: Path | None = None) -> int:
     """Remove what killed runs left half-written in `folder` itself; returns how many files.
 
     A storage keeps none that can be seen. `keep` is not removed.
@@ -231,7 +248,7 @@ def remove_temporary(folder: Path | Url, keep: Path | None = None) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path | Url, patience: float = 0, shared: bool = False) -> Iterator[None]:
+def exclusive(folder: AnyPath, patience: float = 0, shared: bool = False) -> Iterator[None]:
     """Hold `folder` for one writing process; the hold ends with the process, however it ends.
 
     A storage knows no such hold: there, what two processes write at once must be the same.

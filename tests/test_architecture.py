@@ -32,7 +32,7 @@ ARROWS = {
     "sources": {"sample", "address", "demo"},
     "prepare": {"sources", "split", "manifest", "sample", "distinct", "store", "remote"},
     "frames": set(),
-    "encode": {"frames", "address", "manifest", "processed", "store", "sample", "distinct", "tar", "engine"},
+    "encode": {"frames", "address", "manifest", "processed", "store", "sample", "distinct", "tar", "engine", "remote"},
     "engine": set(),
     "shard": {"processed", "sample", "distinct", "store", "engine", "tar", "remote"},
     "check": {"processed", "shard", "sample", "distinct", "store", "tar", "remote"},

@@ -15,7 +15,7 @@ import click
 
 from embedshard.cli.engines import engine_options, layout_of, sharing, submit_to_slurm
 from embedshard.cli.inputs import manifest_of
-from embedshard.cli.place import LOCAL, PLACE
+from embedshard.cli.place import PLACE
 from embedshard.cli.progress import bar, duration
 from embedshard.errors import InputError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from embedshard.encode.run import Progress
     from embedshard.frames import Sampling
     from embedshard.manifest import Manifest
-    from embedshard.remote import Url
+    from embedshard.remote import AnyPath
 
 __all__ = ["encode", "models_of"]
 
@@ -55,7 +55,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 
 @click.command(short_help="Manifest to triples.")
 @click.argument("manifest", metavar="INPUT", type=PLACE)
-@click.argument("processed", type=LOCAL)
+@click.argument("processed", type=PLACE)
 @click.option(
     "--model",
     "models",
@@ -106,7 +106,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.option("--similarity", is_flag=True, help="Put each frame's cosine with the caption into the metadata.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write to this JSON where the time went.")
 @click.option("--dry-run", is_flag=True, help="Look at all inputs, measure for some seconds, predict; write nothing.")
-def encode(manifest: Path | Url, processed: Path, **given: Any) -> None:
+def encode(manifest: AnyPath, processed: AnyPath, **given: Any) -> None:
     """Encode the samples of INPUT into PROCESSED/{train,val,test}/<key>.npy, .txt, .json.
 
     INPUT is a manifest; or a table of paths and captions (csv, tsv, jsonl, json, parquet), tars (one, a folder of them,
@@ -118,7 +118,7 @@ def encode(manifest: Path | Url, processed: Path, **given: Any) -> None:
 
     In parts (PROCESSED/train/part-000000.tar: the triples of a unit of the run), any number of GPUs, machines and runs
     may share the work: --device cuda:0,cuda:1; --engine ray; --engine slurm; --part 2/16. embedshard status PROCESSED
-    tells from anywhere how far they are.
+    tells from anywhere how far they are. PROCESSED may lie on a storage, s3://bucket/processed, and is then in parts.
     """
     from embedshard.encode.clip import device_names
     from embedshard.encode.pipeline import EncodeOptions, cores
@@ -152,7 +152,7 @@ def encode(manifest: Path | Url, processed: Path, **given: Any) -> None:
         raise click.ClickException("not one sample could be encoded")
 
 
-def models_of(processed: Path, given: dict[str, Any]) -> dict[Path, ModelOptions]:
+def models_of(processed: AnyPath, given: dict[str, Any]) -> dict[AnyPath, ModelOptions]:
     """Give the models by the folder that each fills: PROCESSED itself, or one in it for each of several."""
     from embedshard.encode.clip import ModelOptions, brings_weights
 
@@ -162,7 +162,7 @@ def models_of(processed: Path, given: dict[str, Any]) -> dict[Path, ModelOptions
         raise InputError(
             f"expected a --pretrained for each of {', '.join(by_name) or 'no model'}, in their order; found {len(tags)}"
         )
-    found: dict[Path, ModelOptions] = {}
+    found: dict[AnyPath, ModelOptions] = {}
     for model in given["models"]:
         tag = tags.pop(0) if tags and (model in by_name or len(given["models"]) == 1) else None
         folder = processed / _slug(model, tag) if len(given["models"]) > 1 else processed
@@ -180,7 +180,7 @@ def _slug(model: str, tag: str | None) -> str:
 
 
 def _encode(
-    manifest: Manifest, models: dict[Path, ModelOptions], given: dict[str, Any], options: EncodeOptions
+    manifest: Manifest, models: dict[AnyPath, ModelOptions], given: dict[str, Any], options: EncodeOptions
 ) -> tuple[list[EncodeReport], Profile]:
     """Encode under a progress bar."""
     begun, lock = time.monotonic(), threading.Lock()
@@ -203,13 +203,20 @@ def _encode(
         except KeyboardInterrupt:
             progress.close()
             raise click.ClickException(f"stopped; {_GOES_ON}") from None
+        except InputError:
+            progress.close()
+            raise
         except OSError as error:
             progress.close()
             raise click.ClickException(f"{error}\n  Once that is mended, {_GOES_ON}") from error
 
 
 def _run(
-    manifest: Manifest, models: dict[Path, ModelOptions], given: dict[str, Any], options: EncodeOptions, show: Progress
+    manifest: Manifest,
+    models: dict[AnyPath, ModelOptions],
+    given: dict[str, Any],
+    options: EncodeOptions,
+    show: Progress,
 ) -> tuple[list[EncodeReport], Profile]:
     """Encode into loose triples in this process, or into parts by an engine."""
     names = ", ".join(folder.name if len(models) > 1 else model.model for folder, model in models.items())
@@ -223,7 +230,8 @@ def _run(
     from embedshard.encode.run import encode_by_all
 
     (device,) = device_names(given["device"])[:1]
-    encoders = {folder: load_encoder(replace(model, device=device)) for folder, model in models.items()}
+    local = {folder: model for folder, model in models.items() if isinstance(folder, Path)}  # `layout_of` sees to it
+    encoders = {folder: load_encoder(replace(model, device=device)) for folder, model in local.items()}
     for encoder in encoders.values():
         click.echo(
             f"{encoder.setting['model']} ({encoder.setting['pretrained']}) on {encoder.device}, "
@@ -251,7 +259,9 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     return Sampling(mode, value)  # type: ignore[arg-type]
 
 
-def _predict(manifest: Manifest, models: dict[Path, ModelOptions], devices: list[str], options: EncodeOptions) -> None:
+def _predict(
+    manifest: Manifest, models: dict[AnyPath, ModelOptions], devices: list[str], options: EncodeOptions
+) -> None:
     """Print what the run would do."""
     from embedshard.encode.clip import load_encoder
     from embedshard.encode.estimate import estimate
@@ -277,7 +287,7 @@ def _predict(manifest: Manifest, models: dict[Path, ModelOptions], devices: list
     click.echo("dry run: wrote nothing")
 
 
-def _summarise(report: EncodeReport, processed: Path, named: bool) -> None:
+def _summarise(report: EncodeReport, processed: AnyPath, named: bool) -> None:
     failed = report.failed + report.failed_before
     click.echo(
         (f"{processed.name}: " if named else "")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embedshard.encode.parts import Share
     from embedshard.encode.pipeline import EncodeOptions
     from embedshard.manifest import Manifest
+    from embedshard.remote import AnyPath
 
 __all__ = ["engine_options", "layout_of", "sharing", "submit_to_slurm"]
 
@@ -49,8 +50,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["auto", "loose", "parts"]),
             default="auto",
             show_default=True,
-            help=f"Loose files, or parts: a tar for each unit. auto: parts from {_LARGE} samples on, or where several "
-            "processes share the work.",
+            help=f"Loose files, or parts: a tar for each unit. auto: parts from {_LARGE} samples on, where several "
+            "processes share the work, or on a storage.",
         ),
         click.option("--unit", type=click.IntRange(1), help="Samples of a unit.  [default: by the manifest, to 1000]"),
         click.option(
@@ -76,26 +77,34 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def layout_of(manifest: Manifest, folders: Sequence[Path], given: dict[str, Any]) -> str:
+def layout_of(manifest: Manifest, folders: Sequence[AnyPath], given: dict[str, Any]) -> str:
     """Decide between `loose` and `parts`: as asked for, as it was begun, or as many hands need it.
 
     Raises:
-        InputError: Loose triples are asked for, and more than one process.
+        InputError: Loose triples are asked for, and more than one process, or a storage.
     """
     from embedshard.encode.clip import device_names
     from embedshard.processed import count_triples, read_info
+    from embedshard.remote import Url
 
     shared = [f"--{name}" for name in ("part", "unit", "slots") if given[name]]
     shared += [f"--engine {given['engine']}"] if given["engine"] != "local" else []
     shared += ["--device with several"] if len(device_names(given["device"])) > 1 else []
     if given["layout"] == "loose" and shared:
         raise InputError(f"--layout loose: one process on one device writes loose triples; leave out {shared[0]}")
+    if remote := [folder for folder in folders if isinstance(folder, Url)]:
+        if given["layout"] == "loose":
+            raise InputError(
+                f"--layout loose: expected a folder on a disk, found {remote[0]}; on a storage triples are written in "
+                "parts, a tar for each unit: --layout parts"
+            )
+        return "parts"
     if given["layout"] != "auto":
         return str(given["layout"])
     infos = [read_info(folder) for folder in folders]
     if any(info and info.units for info in infos) or shared:
         return "parts"
-    if any(infos) or any(map(count_triples, folders)):
+    if any(infos) or any(count_triples(folder) for folder in folders if isinstance(folder, Path)):
         return "loose"
     return "parts" if manifest.rows >= _LARGE else "loose"
 
@@ -133,13 +142,17 @@ def _workers(given: dict[str, Any], usual: int) -> int:
     return max(1, usual) if given["workers"] is None else int(given["workers"])
 
 
-def submit_to_slurm(context: click.Context, processed: Path) -> None:
-    """Write the array script of a command into `processed/units`, and submit it."""
+def submit_to_slurm(context: click.Context, processed: AnyPath) -> None:
+    """Write the array script of a command into `processed/units`, beside it what the tasks print, and submit it.
+
+    Of a dataset on a storage both go into a folder here, named after it.
+    """
     from embedshard.engine import slurm
     from embedshard.store import write_bytes
 
     given = context.params
-    folder = processed.absolute() / "units"
+    folder = processed / "units" if isinstance(processed, Path) else Path(f"{processed.name}-slurm")
+    folder = folder.absolute()
     words = [str(context.command.name), *_words(context), "--layout", "parts"]
     text = slurm.script(words, given["slots"] or 1, (given["sbatch"] or "").split(), folder)
     write_bytes(folder / "slurm.sh", text.encode(), sync=True)

@@ -14,7 +14,7 @@ import click
 from embedshard.cli.prepare import summarise
 from embedshard.cli.progress import bar
 from embedshard.errors import InputError
-from embedshard.remote import Url
+from embedshard.remote import AnyPath, Url
 
 if TYPE_CHECKING:
     from embedshard.manifest import Manifest
@@ -25,11 +25,11 @@ _TARS = (".tar", ".tar.gz", ".tgz")
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
-def manifest_of(given: Path | Url, folder: Path, dry_run: bool = False, uncaptioned: bool = False) -> Manifest:
+def manifest_of(given: AnyPath, folder: AnyPath, dry_run: bool = False, uncaptioned: bool = False) -> Manifest:
     """Open a manifest, or prepare one, `folder/samples.parquet`, by the source `table`, `webdataset` or `folder`.
 
     One that an earlier run has prepared there is taken again if nothing was left out and the files of the input are
-    older; a folder is always read anew. What is left out is printed.
+    older; a folder is always read anew, as is an input whose manifest goes to a storage. What is left out is printed.
 
     Args:
         given: A manifest, the only one of these that may lie on a storage; a csv, tsv, jsonl, json, parquet or txt
@@ -50,7 +50,7 @@ def manifest_of(given: Path | Url, folder: Path, dry_run: bool = False, uncaptio
         folder = Path(tempfile.mkdtemp(prefix="embedshard-"))
         click.get_current_context().call_on_close(lambda: shutil.rmtree(folder, ignore_errors=True))
     manifest = folder / "samples.parquet"
-    if _is_current(manifest, given):
+    if isinstance(manifest, Path) and _is_current(manifest, given):
         click.echo(f"{manifest} was prepared from {given} before, and nothing was left out")
     else:
         _prepare(source, given, manifest, uncaptioned)
@@ -104,7 +104,7 @@ def _is_current(manifest: Path, given: Path) -> bool:
     return all(path.is_file() and path.stat().st_mtime_ns < prepared for path in inputs)
 
 
-def _prepare(source: str, given: Path, manifest: Path, uncaptioned: bool) -> None:
+def _prepare(source: str, given: Path, manifest: AnyPath, uncaptioned: bool) -> None:
     from embedshard.prepare import PrepareOptions, prepare
     from embedshard.sources import get_source
 

@@ -21,6 +21,7 @@ import click
 import yaml
 
 from embedshard.errors import InputError
+from embedshard.remote import AnyPath, place
 
 __all__ = ["Recipe", "read_recipe"]
 
@@ -29,7 +30,7 @@ __all__ = ["Recipe", "read_recipe"]
 class Recipe:
     """A checked recipe: where it writes, and the arguments of each command."""
 
-    out: Path
+    out: AnyPath
     source: str
     raw: Path
     arguments: Mapping[str, list[str]]
@@ -61,25 +62,25 @@ def read_recipe(path: Path, overrides: Mapping[str, str], commands: Mapping[str,
     top, sections = _parse(path, commands)
     for name, text in overrides.items():
         section, _, key = name.rpartition(".")
-        place = top if name == "out" else sections.get(section)
-        if place is None:
+        values = top if name == "out" else sections.get(section)
+        if values is None:
             raise InputError(f"--set {name}: expected out or one of {', '.join(f'{s}.KEY' for s in commands)}")
-        place[_option_name(key)] = _value(_compose(text, f"--set {name}"), f"--set {name}")
+        values[_option_name(key)] = _value(_compose(text, f"--set {name}"), f"--set {name}")
     prepare = sections["prepare"]
     needed = (("out", top), ("source", prepare), ("raw", prepare))
-    if missing := [f"{name}:" for name, place in needed if place.get(name, _NOTHING).value is None]:
+    if missing := [f"{name}:" for name, values in needed if values.get(name, _NOTHING).value is None]:
         raise InputError(f"{path}: missing {', '.join(missing)} (source and raw belong into the section prepare)")
     out, source, raw = (_text(value) for value in (top["out"], prepare.pop("source"), prepare.pop("raw")))
     if (split := prepare.get("split", _NOTHING)).value:
         prepare["split"] = _Value(_near(path, str(split.value)), split.where)
     arguments = {name: _arguments(command, sections[name], name, path) for name, command in commands.items()}
-    return Recipe(Path(out), source, Path(raw), arguments)
+    return Recipe(place(out), source, Path(raw), arguments)
 
 
 def _near(recipe: Path, split: str) -> str:
     """Give a split recipe's path as it is seen from here, from the recipe's folder or from the one above."""
-    places = (Path(), recipe.parent, recipe.parent.parent)
-    return next((str(place / split) for place in places if (place / split).is_file()), split)
+    folders = (Path(), recipe.parent, recipe.parent.parent)
+    return next((str(folder / split) for folder in folders if (folder / split).is_file()), split)
 
 
 def _parse(path: Path, commands: Mapping[str, click.Command]) -> tuple[_Section, dict[str, _Section]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from embedshard.cli.place import LOCAL
+from embedshard.cli.place import PLACE
+
+if TYPE_CHECKING:
+    from embedshard.remote import AnyPath
 
 __all__ = ["status"]
 
@@ -15,9 +19,9 @@ _SHOWN = 8
 
 
 @click.command(short_help="How far a run in parts is.")
-@click.argument("processed", type=LOCAL)
+@click.argument("processed", type=PLACE)
 @click.option("--json", "to_json", type=click.Path(path_type=Path), help="Write it to this file.")
-def status(processed: Path, to_json: Path | None) -> None:
+def status(processed: AnyPath, to_json: Path | None) -> None:
     """Tell how many units of PROCESSED are done, running and abandoned, the samples, and the time left.
 
     It reads what stands in the folder, so it may be asked anywhere, whoever runs the units.

@@ -9,18 +9,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from embedshard.address import Url, file_of, place
+from embedshard.address import file_of, place
 from embedshard.distinct import id_hash
 from embedshard.encode.clip import ClipEncoder
 from embedshard.encode.pipeline import EncodeOptions, Output, Pipeline
 from embedshard.encode.profile import Profile, Shares
 from embedshard.encode.run import loose, media_root, setting_of
+from embedshard.encode.units import UnitFolder, open_plan
 from embedshard.encode.work import Outcome, Problem, Work, works
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
-from embedshard.processed import arrays, has_triple
+from embedshard.processed import arrays, has_triple, read_failures
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS, Sample
 
 __all__ = ["Estimate", "estimate"]
@@ -71,7 +74,7 @@ class _Look:
 
 def estimate(
     manifest: Manifest,
-    encoders: Mapping[Path, ClipEncoder],
+    encoders: Mapping[AnyPath, ClipEncoder],
     options: EncodeOptions,
     devices: int = 1,
     progress: Callable[[int], None] = lambda samples: None,
@@ -119,7 +122,7 @@ def estimate(
     )  # fmt: skip
 
 
-def _look(manifest: Manifest, folders: Sequence[Path], root: Path | Url, progress: Callable[[int], None]) -> _Look:
+def _look(manifest: Manifest, folders: Sequence[AnyPath], root: AnyPath, progress: Callable[[int], None]) -> _Look:
     """Go through the manifest once, and keep a random choice of the media that are there."""
     look, rng = _Look(Counter(), 0, [], 0, []), random.Random(0)
     exists: dict[str, bool] = {}
@@ -131,7 +134,8 @@ def _look(manifest: Manifest, folders: Sequence[Path], root: Path | Url, progres
         lacking = [
             number
             for number, folder in enumerate(folders)
-            if key not in packed[number] and not has_triple(folder / sample.split, sample.key)
+            if key not in packed[number]
+            and not (isinstance(folder, Path) and has_triple(folder / sample.split, sample.key))
         ]
         look.due[sample.split] += bool(lacking)
         return lacking
@@ -161,13 +165,20 @@ def _look(manifest: Manifest, folders: Sequence[Path], root: Path | Url, progres
     return look
 
 
-def _is_there(file: str, root: Path | Url) -> bool:
+def _is_there(file: str, root: AnyPath) -> bool:
     path = place(file, root)
     return path.exists() or ("*" in path.name and any(path.parent.glob(path.name)))
 
 
-def _in_parts(processed: Path) -> set[int]:
-    """Give the hashes of the keys that parts hold."""
+def _in_parts(processed: AnyPath) -> set[int]:
+    """Give the hashes of the keys that parts hold, by the records where there are some, without a look at the parts."""
+    if plan := open_plan(processed):
+        done, failed, samples = UnitFolder(processed).done(), read_failures(processed), plan.samples()
+        units = (islice(samples, size) for size in plan.groups())
+        keys = (sample.key for number, unit in enumerate(units) for sample in list(unit) if number in done)
+        return {id_hash(key) for key in keys if key not in failed}
+    if not isinstance(processed, Path):
+        return set()
     return {id_hash(key) for split in SPLITS for key, _, place in arrays(processed / split) if place}
 
 

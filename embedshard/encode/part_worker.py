@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import tempfile
 import threading
@@ -13,27 +14,27 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
-from embedshard.address import Url
 from embedshard.encode.clip import ClipEncoder, ModelOptions, load_encoder
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
 from embedshard.encode.profile import Profile
 from embedshard.encode.run import setting_of
-from embedshard.encode.units import BEAT, Record, Unit, UnitFolder
+from embedshard.encode.units import BEAT, Record, Unit, UnitFolder, alone
 from embedshard.encode.work import Outcome, Problem, Work, works_of
 from embedshard.engine import Worker
 from embedshard.manifest import Manifest
 from embedshard.processed import (
     DatasetInfo,
     Failure,
+    begin_dataset,
     json_bytes,
     npy_bytes,
     part_name,
     read_info,
     require_same_setting,
-    write_info,
 )
+from embedshard.remote import AnyPath
 from embedshard.sample import Sample
-from embedshard.store import exclusive, publish
+from embedshard.store import publish
 from embedshard.tar import read_members, write_members
 
 __all__ = ["Setup", "all_failed", "make_worker", "profile_of"]
@@ -54,12 +55,12 @@ class Setup:
         root: Where the media are.
     """
 
-    models: dict[Path, ModelOptions]
+    models: dict[AnyPath, ModelOptions]
     devices: tuple[str, ...]
     options: EncodeOptions
     plan: Manifest
     manifest: str
-    root: Path | Url
+    root: AnyPath
 
 
 def make_worker(setup: Setup, slot: int) -> Worker:
@@ -73,13 +74,16 @@ def make_worker(setup: Setup, slot: int) -> Worker:
 
 def all_failed(unit: Unit, error: Exception, setup: Setup) -> list[tuple[Record | None, Record]]:
     """Record that a unit came to nothing, where it is not done; gives the records before and now."""
-    folders = [UnitFolder(processed) for processed in setup.models]
-    opened = _OpenUnit(unit, setup, list(setup.models), folders)
+    opened = _OpenUnit(unit, setup.plan.group_reader()(unit.number), setup, _folders(setup))
     for group in opened.groups():
         for sample, outputs in group:
             for output in outputs:
                 opened.fail(Problem(output, sample, "encode", str(error)))
     return opened.write()
+
+
+def _folders(setup: Setup) -> dict[AnyPath, UnitFolder]:
+    return {processed: UnitFolder(processed) for processed in setup.models}
 
 
 def profile_of(options: EncodeOptions, slots: int) -> Profile:
@@ -88,25 +92,21 @@ def profile_of(options: EncodeOptions, slots: int) -> Profile:
     return Profile({"decode": decoders, "preprocess": decoders, "encode": slots, "write": WRITERS * slots})
 
 
-def _claim(processed: Path, setting: Mapping[str, Any], setup: Setup) -> None:
+def _claim(processed: AnyPath, setting: Mapping[str, Any], setup: Setup) -> None:
     """Write `dataset.json`, or check that the folder was begun with the same setting."""
     plan = setup.plan
     units, digest = len(plan.groups()), Path(str(plan.path)).stem
     wanted = DatasetInfo(setting, asdict(plan.source), str(plan.root), setup.manifest, units, digest)
-    with exclusive(processed, patience=60):
-        before = read_info(processed)
-        if before is None:
-            write_info(processed, wanted)
-        else:
-            require_same_setting(processed, before.encoder, setting)
+    with alone(processed, patience=60):
+        require_same_setting(processed, begin_dataset(processed, wanted).encoder, setting)
 
 
 class _UnitEncoder:
     """Encodes units, several at once so that the decoders need not wait for the end of one."""
 
-    def __init__(self, setup: Setup, encoders: Mapping[Path, ClipEncoder]) -> None:
-        self._setup, self._processed = setup, list(encoders)
-        self._folders = [UnitFolder(folder) for folder in encoders]
+    def __init__(self, setup: Setup, encoders: Mapping[AnyPath, ClipEncoder]) -> None:
+        self._setup, self._folders = setup, _folders(setup)
+        self._read = setup.plan.group_reader()
         self._profile = profile_of(setup.options, 1)
         outputs = [
             Output(encoder, dict(_info(folder).encoder), setup.plan.source.name, partial(self._keep, output))
@@ -130,16 +130,16 @@ class _UnitEncoder:
         finally:
             stopped.set()
             beating.join()
-            for number in self._open:
-                for folder in self._folders:
-                    folder.release(number)
+            for folder in self._folders.values():
+                with contextlib.suppress(OSError):
+                    folder.release_mine()
             self._open.clear()
             self._owners.clear()
 
     def _works_of(self, units: Iterator[Unit]) -> Iterator[Work]:
         """Open units and yield their works; in the thread that hands works to the decoders."""
         for unit in units:
-            opened = _OpenUnit(unit, self._setup, self._processed, self._folders)
+            opened = _OpenUnit(unit, self._read(unit.number), self._setup, self._folders)
             self._open[unit.number] = opened
             for work in works_of(opened.groups(), opened.fail, self._works):
                 self._works = work.number + 1
@@ -159,11 +159,11 @@ class _UnitEncoder:
 
     def _beat(self, stopped: threading.Event) -> None:
         while not stopped.wait(BEAT):
-            for folder in self._folders:
-                folder.beat(list(self._open))
+            for folder in self._folders.values():
+                folder.beat()
 
 
-def _info(processed: Path) -> DatasetInfo:
+def _info(processed: AnyPath) -> DatasetInfo:
     info = read_info(processed)
     assert info
     return info
@@ -178,19 +178,16 @@ class _OpenUnit:
         sealed: Whether all are.
     """
 
-    def __init__(self, unit: Unit, setup: Setup, processed: Sequence[Path], folders: Sequence[UnitFolder]) -> None:
-        self.unit, self._folders, self._began = unit, folders, time.time()
+    def __init__(self, unit: Unit, samples: list[Sample], setup: Setup, folders: Mapping[AnyPath, UnitFolder]) -> None:
+        self.unit, self._samples, self._folders, self._began = unit, samples, list(folders.values()), time.time()
         self.given, self._back, self.sealed = 0, 0, False
-        self._samples = setup.plan.group(unit.number)
         self.drafts: dict[int, _Draft] = {}
-        self._before: dict[int, Record] = {}
-        for output, (path, folder) in enumerate(zip(processed, folders, strict=True)):
-            before = folder.read(unit.number) if folder.has(unit.number) else None
-            if before:
-                self._before[output] = before
+        self._before: dict[int, Record | None] = {}
+        for output, (path, folder) in enumerate(folders.items()):
+            before = self._before[output] = folder.find(unit.number)
             if before is None or (setup.options.retry_failed and before.failures):
-                self.drafts[output] = _Draft(path, unit.number, self._samples, before)
                 folder.claim(unit.number)
+                self.drafts[output] = _Draft(path, unit.number, self._samples, before)
 
     def groups(self) -> Iterator[list[tuple[Sample, list[int]]]]:
         """Yield the samples that are due, media by media, with the outputs that lack them."""
@@ -221,11 +218,11 @@ class _OpenUnit:
 
     def write(self) -> list[tuple[Record | None, Record]]:
         """Write the parts, and then the records; gives the record before and now of every output."""
+        now = dict(self._before)
         for output, draft in self.drafts.items():
-            self._folders[output].write(draft.record(self._began))
-        return [
-            (self._before.get(output), folder.read(self.unit.number)) for output, folder in enumerate(self._folders)
-        ]
+            record = now[output] = draft.record(self._began)
+            self._folders[output].write(record)
+        return [(before, record) for before, record in zip(self._before.values(), now.values(), strict=True) if record]
 
 
 @dataclass
@@ -239,7 +236,7 @@ class _Draft:
         before: Its record, where only what failed is tried again.
     """
 
-    processed: Path
+    processed: AnyPath
     unit: int
     samples: list[Sample]
     before: Record | None
@@ -290,7 +287,8 @@ class _Draft:
         if self._places:
             with publish(path, shared=True) as file:
                 size, sha256 = write_members(file, self._members(keys, old))
-        path.parent.mkdir(exist_ok=True)
+        if isinstance(path, Path):
+            path.parent.mkdir(exist_ok=True)
         self._spool.close()
         before, seconds = self.before, time.time() - began
         return Record(
@@ -299,7 +297,7 @@ class _Draft:
             began, round(seconds, 3), socket.gethostname(), list(self._failures.values()),
         )  # fmt: skip
 
-    def _old(self, path: Path) -> dict[str, list[tuple[str, bytes]]]:
+    def _old(self, path: AnyPath) -> dict[str, list[tuple[str, bytes]]]:
         """Give the triples of the part that is there, by key."""
         found: dict[str, list[tuple[str, bytes]]] = {}
         if self.before and self.before.done:

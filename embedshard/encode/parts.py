@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from embedshard.encode.clip import ModelOptions
@@ -16,7 +15,7 @@ from embedshard.encode.part_worker import Setup, all_failed, make_worker, profil
 from embedshard.encode.pipeline import EncodeOptions
 from embedshard.encode.profile import Profile, Sums
 from embedshard.encode.run import Progress, media_root
-from embedshard.encode.units import Record, Unit, UnitFolder, plan_units
+from embedshard.encode.units import Record, Unit, UnitFolder, alone, plan_units
 from embedshard.engine import MakeWorker
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
@@ -27,7 +26,8 @@ from embedshard.processed import (
     read_info,
     write_failures,
 )
-from embedshard.store import exclusive
+from embedshard.remote import AnyPath, Url
+from embedshard.sample import SPLITS
 
 __all__ = ["Engine", "Share", "encode_in_parts"]
 
@@ -58,7 +58,7 @@ class Share:
 
 def encode_in_parts(
     manifest: Manifest,
-    models: Mapping[Path, ModelOptions],
+    models: Mapping[AnyPath, ModelOptions],
     options: EncodeOptions,
     share: Share,
     progress: Progress = lambda reports, profile: None,
@@ -78,7 +78,7 @@ def encode_in_parts(
     Raises:
         InputError: The raw dataset is not there, the manifest is wrong, a folder was begun with another setting,
             manifest or layout, or no worker is left; what is done stays, and the next run goes on.
-        OSError: The disk is full, or cannot be written.
+        OSError: The disk is full, or cannot be written; or the storage (RemoteError).
     """
     begun, root = time.monotonic(), media_root(manifest, options)
     if not root.is_dir():
@@ -92,7 +92,7 @@ def encode_in_parts(
     run = _Run(list(models), sum(unit.samples for unit in units), lambda reports: progress(reports, profile))
     units = run.lacking(units, options.retry_failed)
     while units:
-        free = [unit for unit in units if not run.taken(unit)]
+        free = run.free(units)
         for unit, outcome in share.engine(run.still_free(free), partial(make_worker, setup)) if free else ():
             records, sums = outcome if not isinstance(outcome, Exception) else (all_failed(unit, outcome, setup), None)
             run.add(unit, records)
@@ -103,17 +103,23 @@ def encode_in_parts(
     return run.finish(time.monotonic() - begun), profile
 
 
-def _require_parts(processed: Path) -> None:
+def _require_parts(processed: AnyPath) -> None:
     info = read_info(processed)
-    if (info and not info.units) or (info is None and count_triples(processed)):
+    if (info and not info.units) or (info is None and _has_triples(processed)):
         raise InputError(
             f"{processed} holds loose triples, which one process on one device goes on with: --layout loose "
             "--device cpu or cuda:0\n  For parts, or a share of a larger run, give another folder"
         )
 
 
-def _planned(manifest: Manifest, processed: Path, size: int) -> Manifest:
-    with exclusive(processed, patience=600):
+def _has_triples(processed: AnyPath) -> bool:
+    if isinstance(processed, Url):  # what lies there is not to be fetched to find out
+        return any((processed / split).is_dir() for split in SPLITS)
+    return count_triples(processed) > 0
+
+
+def _planned(manifest: Manifest, processed: AnyPath, size: int) -> Manifest:
+    with alone(processed, patience=600):
         return plan_units(manifest, processed, size)
 
 
@@ -125,7 +131,9 @@ def _units(plan: Manifest, share: Share) -> list[Unit]:
 class _Run:
     """Counts that add up over the units of a run, whoever does them."""
 
-    def __init__(self, processed: list[Path], samples: int, progress: Callable[[Sequence[EncodeReport]], None]) -> None:
+    def __init__(
+        self, processed: list[AnyPath], samples: int, progress: Callable[[Sequence[EncodeReport]], None]
+    ) -> None:
         self._processed, self._folders = processed, [UnitFolder(folder) for folder in processed]
         self._reports = [EncodeReport(samples=samples) for _ in processed]
         self._progress = progress
@@ -133,15 +141,14 @@ class _Run:
 
     def lacking(self, units: Iterable[Unit], retry_failed: bool = False) -> list[Unit]:
         """Give the units that are to be done; counts the others."""
-        done = [folder.done() for folder in self._folders]
+        units = list(units)
+        done = set[int].intersection(*(folder.done() for folder in self._folders))
+        numbers = [unit.number for unit in units if unit.number in done]
+        read = zip(*(folder.read(numbers) for folder in self._folders), strict=True)
         lacking = []
         for unit in units:
-            records = [
-                folder.read(unit.number)
-                for folder, numbers in zip(self._folders, done, strict=True)
-                if unit.number in numbers
-            ]
-            if len(records) < len(done) or (retry_failed and any(record.failures for record in records)):
+            records = next(read) if unit.number in done else ()
+            if not records or (retry_failed and any(record.failures for record in records)):
                 lacking.append(unit)
                 continue
             self._counted.add(unit.number)
@@ -155,13 +162,17 @@ class _Run:
         """Give those units that are not counted."""
         return [unit for unit in units if unit.number not in self._counted]
 
-    def taken(self, unit: Unit) -> bool:
-        """Tell whether another run is at a unit."""
-        return any(folder.owner(unit.number) for folder in self._folders)
+    def free(self, units: Iterable[Unit]) -> list[Unit]:
+        """Give the units that no other run is at."""
+        claimed = set[int].union(*(folder.claims() for folder in self._folders))
+        return [unit for unit in units if unit.number not in claimed or not self._taken(unit)]
 
     def still_free(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """Yield the units that nobody has begun by the time that they are drawn."""
-        return (unit for unit in units if not self.taken(unit))
+        return (unit for unit in units if not self._taken(unit))
+
+    def _taken(self, unit: Unit) -> bool:
+        return any(folder.owner(unit.number) for folder in self._folders)
 
     def add(self, unit: Unit, records: Iterable[tuple[Record | None, Record]]) -> None:
         """Count a unit that this run has done, by output with the record before, if that was there, and now."""

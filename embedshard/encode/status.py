@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from embedshard.encode.units import Record, UnitFolder, open_plan
 from embedshard.errors import InputError
 from embedshard.processed import UNITS, read_info
+from embedshard.remote import AnyPath
 
 __all__ = ["Status", "status"]
 
@@ -45,7 +45,7 @@ class Status:
     left: float | None
 
 
-def status(processed: Path) -> Status:
+def status(processed: AnyPath) -> Status:
     """Look at a processed dataset in parts.
 
     Raises:
@@ -59,9 +59,9 @@ def status(processed: Path) -> Status:
         )
     folder = UnitFolder(processed)
     done = folder.done()
-    claims = {unit: folder.owner(unit) for unit in sorted(folder.claims() - done)}
+    claims = {unit: folder.owner_by_clock(unit) for unit in sorted(folder.claims() - done)}
     running = {unit: owner for unit, owner in claims.items() if owner}
-    records = [folder.read(unit) for unit in sorted(done)]
+    records = list(folder.read(sorted(done)))
     samples = plan.rows
     finished = sum(record.samples for record in records)
     reasons = Counter(failure.reason for record in records for failure in record.failures)

@@ -17,7 +17,7 @@ from typing import IO, Any
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
 from embedshard.processed import DatasetInfo, require_same_setting
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.job import Job
 from embedshard.shard.plan import ShardOptions, order_of, triple_key
@@ -153,7 +153,7 @@ def refuse_leaks(before: Before, media: Path) -> None:
         )
 
 
-def _keys(output: Path | Url, before: Before, media: IO[str]) -> Iterator[str]:
+def _keys(output: AnyPath, before: Before, media: IO[str]) -> Iterator[str]:
     """Yield the key that every sample of the tars had as a triple, and write down its media."""
     renamed = before.index["options"]["key_format"] is not None
     for record in before.records:
@@ -176,7 +176,7 @@ def _keys(output: Path | Url, before: Before, media: IO[str]) -> Iterator[str]:
             ) from error
 
 
-def _first_key(tar: Path | Url, stem: str, meta: dict[str, Any]) -> str:
+def _first_key(tar: AnyPath, stem: str, meta: dict[str, Any]) -> str:
     """Give the key that a sample had before it was numbered."""
     key = meta.get("key")
     if not isinstance(key, str):

@@ -23,7 +23,7 @@ from embedshard.processed import (
     read_failures,
     unit_records,
 )
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.triple import BadTripleError, read_head
 
@@ -40,7 +40,7 @@ _SHOWN = 5
 
 
 def expected_dim(
-    processed: Path, info: DatasetInfo | None, progress: Progress, begin: Begin, damaged: Damaged | None = None
+    processed: AnyPath, info: DatasetInfo | None, progress: Progress, begin: Begin, damaged: Damaged | None = None
 ) -> int | None:
     """Give the embed_dim that all arrays must have: the one that `dataset.json` names, else that of most of them.
 
@@ -64,7 +64,7 @@ def expected_dim(
     return usual_dim(processed, Counter(dim for dim in _dims(processed, progress, damaged) if dim))
 
 
-def usual_dim(processed: Path | Url, dims: Mapping[int, int]) -> int | None:
+def usual_dim(processed: AnyPath, dims: Mapping[int, int]) -> int | None:
     """Give the embed_dim that most arrays have, None where there are none.
 
     Args:
@@ -85,7 +85,7 @@ def usual_dim(processed: Path | Url, dims: Mapping[int, int]) -> int | None:
     return most[0][0] if most else None
 
 
-def triples_known(processed: Path | Url) -> int | None:
+def triples_known(processed: AnyPath) -> int | None:
     """Count the triples of all splits by names and records, without a look into parts; None where that is unknown."""
     recorded = {part_name(record["unit"]): int(record["done"]) for record in unit_records(processed)}
     count = 0
@@ -99,7 +99,7 @@ def triples_known(processed: Path | Url) -> int | None:
     return count
 
 
-def failed_samples(processed: Path | Url) -> dict[str, Any]:
+def failed_samples(processed: AnyPath) -> dict[str, Any]:
     """Count the samples of `failed.jsonl` that have no triple, as `index.json` holds it.
 
     Returns:
@@ -107,8 +107,7 @@ def failed_samples(processed: Path | Url) -> dict[str, Any]:
     """
     failures = {(str(failure.split), failure.key): failure for failure in read_failures(processed).values()}
     # The records of units agree with the parts: what failed is in none.
-    loose = isinstance(processed, Path) and not (processed / UNITS).is_dir()
-    there = encoded(processed, failures.keys()) if loose else set()
+    there = set() if (processed / UNITS).is_dir() else encoded(processed, failures.keys())
     counts = Counter(str(failure.reason) for sample, failure in failures.items() if sample not in there)
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     reasons = dict(sorted(most[:_REASONS]))
@@ -117,7 +116,7 @@ def failed_samples(processed: Path | Url) -> dict[str, Any]:
     return {"total": counts.total(), "reasons": reasons}
 
 
-def _dims(processed: Path, progress: Progress, damaged: Damaged | None) -> Iterator[int | None]:
+def _dims(processed: AnyPath, progress: Progress, damaged: Damaged | None) -> Iterator[int | None]:
     for split in SPLITS:
         for _, path, place in arrays(processed / split, damaged):
             try:

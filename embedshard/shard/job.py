@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from embedshard.engine import MakeWorker, local
 from embedshard.errors import InputError
-from embedshard.remote import RemoteError, Url
+from embedshard.remote import AnyPath, RemoteError
 from embedshard.shard.dataset import Begin, Progress
 from embedshard.shard.plan import Tar
 from embedshard.shard.table import INDEX, PROGRESS, TarRecord
@@ -90,14 +90,14 @@ class Job:
         begin: Called before each stage.
     """
 
-    output: Path | Url
+    output: AnyPath
     spill: Path
     share: Share
     progress: Progress
     begin: Begin
 
     @property
-    def work(self) -> Path | Url:
+    def work(self) -> AnyPath:
         """The folder of what is done so far."""
         return self.output / PROGRESS
 
@@ -117,8 +117,8 @@ class Unit:
     """
 
     tar: Tar
-    output: Path | Url
-    folder: Path | Url
+    output: AnyPath
+    folder: AnyPath
     rows: tuple[int, int]
     frames: int
     digest: str
@@ -155,7 +155,7 @@ class LeftOut:
         path: Where it is to be.
     """
 
-    def __init__(self, path: Path | Url) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.reasons = Counter[str]()
         self._first: list[dict[str, str]] = []
         self._digest = hashlib.sha256()
@@ -204,7 +204,7 @@ def write_plan_file(job: Job, plan: Plan, source: Any) -> None:
     write_bytes(job.work / PLAN, json.dumps(value).encode(), sync=True)
 
 
-def read_plan(output: Path | Url, processed: Path | Url | None = None) -> tuple[Plan, Any] | None:
+def read_plan(output: AnyPath, processed: AnyPath | None = None) -> tuple[Plan, Any] | None:
     """Read the plan of a run that is not finished, and what it was made of; None where there is none.
 
     Args:
@@ -229,14 +229,14 @@ def read_plan(output: Path | Url, processed: Path | Url | None = None) -> tuple[
         return None
 
 
-def write_record(output: Path | Url, record: TarRecord) -> None:
+def write_record(output: AnyPath, record: TarRecord) -> None:
     """Note that a tar is done."""
     name = record.name.removesuffix(".tar")
     with publish(output / PROGRESS / f"{name}.json", shared=True) as file:
         file.write(json.dumps(asdict(record)).encode())
 
 
-def read_state(output: Path | Url) -> State:
+def read_state(output: AnyPath) -> State:
     """Read what was planned and finished in a folder; an empty state where it says nothing readable."""
     found = read_plan(output)
     try:
@@ -253,7 +253,7 @@ def read_state(output: Path | Url) -> State:
         return State()
 
 
-def _record(path: Path | Url) -> Any:
+def _record(path: AnyPath) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, json.JSONDecodeError):

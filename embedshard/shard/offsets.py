@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedshard.processed import read_npy_header
-from embedshard.remote import Url
+from embedshard.remote import AnyPath, Url
 from embedshard.shard.table import write_changed
 from embedshard.tar import index_members, mapped, padded_size
 
@@ -37,12 +37,12 @@ _ABSENT = (0, 0)
 _HEAD = 4096
 
 
-def offsets_path(tar: Path | Url) -> Any:
+def offsets_path(tar: AnyPath) -> Any:
     """Give the path or URL of a tar's idx."""
     return tar.parent / (tar.name.removesuffix(".tar") + ".idx")
 
 
-def read_offsets(tar: Path | Url) -> Offsets:
+def read_offsets(tar: AnyPath) -> Offsets:
     """Read where the samples of a tar lie: from its idx if that is there and of this tar, else from its headers.
 
     Args:

@@ -21,7 +21,7 @@ from typing import Any
 from embedshard.engine import MakeWorker, Worker, each
 from embedshard.errors import InputError
 from embedshard.processed import INFO, part_paths, require_processed, unfinished
-from embedshard.remote import RemoteError, Url
+from embedshard.remote import AnyPath, RemoteError
 from embedshard.sample import SPLITS
 from embedshard.shard.card import card
 from embedshard.shard.dataset import Begin, Progress
@@ -56,7 +56,7 @@ from embedshard.shard.table import (
     splits_bytes,
     write_changed,
 )
-from embedshard.shard.triple import BadTripleError, Reader, changed_at
+from embedshard.shard.triple import BadTripleError, Reader
 from embedshard.store import exclusive, publish, remove_temporary
 from embedshard.tar import TarWriter
 
@@ -96,8 +96,8 @@ class ShardReport:
 
 
 def shard(
-    processed: Path | Url,
-    output: Path | Url,
+    processed: AnyPath,
+    output: AnyPath,
     options: ShardOptions,
     progress: Progress,
     begin: Begin = lambda stage, total: None,
@@ -134,7 +134,7 @@ def shard(
 
 
 @contextlib.contextmanager
-def open_job(output: Path | Url, share: Share, progress: Progress, begin: Begin) -> Iterator[Job]:
+def open_job(output: AnyPath, share: Share, progress: Progress, begin: Begin) -> Iterator[Job]:
     """Give a job that spills where its output lies, or beside the system's temporary files if that is a storage."""
     if isinstance(output, Path):
         output.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def open_job(output: Path | Url, share: Share, progress: Progress, begin: Begin)
 def write_plan(
     job: Job,
     make_plan: Callable[[], Plan],
-    source: tuple[Path | Url, Any],
+    source: tuple[AnyPath, Any],
     make_packer: MakeWorker,
     options: ShardOptions,
 ) -> ShardReport:
@@ -184,7 +184,7 @@ def write_plan(
 
 
 def _planned(
-    job: Job, make_plan: Callable[[], Plan], source: tuple[Path | Url, Any], overwrite: bool
+    job: Job, make_plan: Callable[[], Plan], source: tuple[AnyPath, Any], overwrite: bool
 ) -> tuple[Plan, dict[str, TarRecord]]:
     """Give the plan, that of a stopped run or another share where it is of the same triples, and what is done of it."""
     there = read_plan(job.output, source[0])
@@ -194,7 +194,7 @@ def _planned(
     claim = _claim_append if plan.before else _claim
     records = _reusable(job.output, plan, claim(job.output, plan, overwrite))
     if len(records) < len(plan.units):
-        stale: list[Path | Url] = [*job.work.glob("*.json")]
+        stale: list[AnyPath] = [*job.work.glob("*.json")]
         for path in stale:
             path.unlink(missing_ok=True)
         write_plan_file(job, plan, source[1])
@@ -227,21 +227,21 @@ def _finished(job: Job, plan: Plan, reused: int) -> ShardReport:
     )
 
 
-def _source(processed: Path | Url, output: Path | Url, options: ShardOptions) -> Any:
+def _source(processed: AnyPath, output: AnyPath, options: ShardOptions) -> Any:
     """Give a value that is another one when triples come, go or change, without a look at each of them."""
     how = {name: value for name, value in asdict(options).items() if name not in ("workers", "overwrite")}
     found: list[Any] = [how, str(processed), _text(processed / INFO), _text(output / INDEX) if options.append else ""]
     for split in SPLITS:
         folder = processed / split
-        if isinstance(folder, Path):
-            found += [changed_at(folder.stat()) if folder.is_dir() else 0]
-            found += [[path.name, path.stat().st_size, changed_at(path.stat())] for path in part_paths(folder)]
-        elif folder.is_dir():
-            found += [[path.name, path.stat().st_size] for path in part_paths(folder)]
+        paths = part_paths(folder) if folder.is_dir() else []
+        if folder.is_dir() and isinstance(folder, Path):
+            paths.append(folder)  # it changes when a loose file comes, goes or is replaced
+        for stat in (path.stat() for path in paths):
+            found.append([stat.st_size, getattr(stat, "st_mtime_ns", 0)])
     return found
 
 
-def _text(path: Path | Url) -> str:
+def _text(path: AnyPath) -> str:
     try:
         return path.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
@@ -264,7 +264,7 @@ def _remove_work(job: Job) -> None:
         path.unlink(missing_ok=True)
 
 
-def _require_apart(processed: Path | Url, output: Path | Url) -> None:
+def _require_apart(processed: AnyPath, output: AnyPath) -> None:
     """Make sure that neither folder is, or lies in, the other."""
     source, target = PurePosixPath(str(processed.resolve())), PurePosixPath(str(output.resolve()))
     if source == target or source in target.parents or target in source.parents:
@@ -276,7 +276,7 @@ def _require_apart(processed: Path | Url, output: Path | Url) -> None:
         )
 
 
-def _claim(output: Path | Url, plan: Plan, overwrite: bool) -> State:
+def _claim(output: AnyPath, plan: Plan, overwrite: bool) -> State:
     """Make sure that the folder holds nothing but tars of this plan; gives what is known of them."""
     state = read_state(output)
     if state.plan != plan.digest:
@@ -296,7 +296,7 @@ def _claim(output: Path | Url, plan: Plan, overwrite: bool) -> State:
     return state
 
 
-def _claim_append(output: Path | Url, plan: Plan, overwrite: bool) -> State:
+def _claim_append(output: AnyPath, plan: Plan, overwrite: bool) -> State:
     """Make sure that the folder holds nothing but the tars that are appended to and those of a stopped run.
 
     What was stopped while other triples were there is removed: no table names it yet.
@@ -316,16 +316,16 @@ def _claim_append(output: Path | Url, plan: Plan, overwrite: bool) -> State:
     return State()
 
 
-def _tars(output: Path | Url) -> list[str]:
+def _tars(output: AnyPath) -> list[str]:
     return [path.name for path in output.glob("[!.]*.tar")] if output.is_dir() else []
 
 
-def _remove_tar(output: Path | Url, name: str) -> None:
+def _remove_tar(output: AnyPath, name: str) -> None:
     for path in (output / name, offsets_path(output / name)):
         path.unlink(missing_ok=True)
 
 
-def _remove_shards(output: Path | Url, state: State) -> None:
+def _remove_shards(output: AnyPath, state: State) -> None:
     """Remove what the tables name, then the tables, those that name the tars last."""
     tars = set(state.tars)
     if (output / SPLITS_CSV).exists():
@@ -337,7 +337,7 @@ def _remove_shards(output: Path | Url, state: State) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def _reusable(output: Path | Url, plan: Plan, state: State) -> dict[str, TarRecord]:
+def _reusable(output: AnyPath, plan: Plan, state: State) -> dict[str, TarRecord]:
     records = {}
     for unit in plan.units:
         record, path = state.records.get(unit.tar.name), output / unit.tar.name
@@ -346,7 +346,7 @@ def _reusable(output: Path | Url, plan: Plan, state: State) -> dict[str, TarReco
     return records
 
 
-def _is_still(path: Path | Url, size: int, newest: int) -> bool:
+def _is_still(path: AnyPath, size: int, newest: int) -> bool:
     """Tell whether a tar is there that is not older than its sources, as far as its place tells times."""
     try:
         stat = path.stat()

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from embedshard.errors import InputError
 from embedshard.processed import DatasetInfo, read_info
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.append import Before, Packed, read_before, refuse_leaks
 from embedshard.shard.dataset import failed_samples, triples_known, usual_dim
@@ -45,7 +45,7 @@ class _Chosen:
     dtypes: set[str] = field(default_factory=set)
 
 
-def scan(processed: Path | Url, options: ShardOptions, job: Job) -> Plan:
+def scan(processed: AnyPath, options: ShardOptions, job: Job) -> Plan:
     """Plan the tars of a processed dataset.
 
     Args:
@@ -82,7 +82,7 @@ def scan(processed: Path | Url, options: ShardOptions, job: Job) -> Plan:
     return Plan(units, facts, plan, before.records)
 
 
-def _survey(processed: Path | Url, options: ShardOptions, job: Job) -> tuple[Sorter, Counter[int]]:
+def _survey(processed: AnyPath, options: ShardOptions, job: Job) -> tuple[Sorter, Counter[int]]:
     """Have every triple looked at; gives a line for each, sorted, and how many have which embed_dim."""
     job.begin("planning", triples_known(processed))
     lines, dims = Sorter(job.spill / "lines"), Counter[int]()
@@ -97,7 +97,7 @@ def _survey(processed: Path | Url, options: ShardOptions, job: Job) -> tuple[Sor
 
 
 def _embed_dim(
-    processed: Path | Url, info: DatasetInfo | None, dims: Mapping[int, int], before: Before | None
+    processed: AnyPath, info: DatasetInfo | None, dims: Mapping[int, int], before: Before | None
 ) -> int | None:
     named = info.encoder.get("embed_dim") if info else None
     found = named if isinstance(named, int) else usual_dim(processed, dims)
@@ -141,7 +141,7 @@ def _choose(
             rows[int(line.split)].write("\t".join(line[6:9] + line[11:13] + line[14:]) + "\n")
 
 
-def _cut(processed: Path | Url, job: Job, tars: list[Tar], key_format: str | None) -> list[Unit]:
+def _cut(processed: AnyPath, job: Job, tars: list[Tar], key_format: str | None) -> list[Unit]:
     """Write the plan's rows under their final keys; each tar has its slice of them."""
     units = []
     with contextlib.ExitStack() as stack:
@@ -181,7 +181,7 @@ def _appended(before: Before, facts: dict[str, Any], chosen: _Chosen, units: lis
     return merged
 
 
-def _nothing(processed: Path | Url, reasons: Counter[str], failed: int) -> str:
+def _nothing(processed: AnyPath, reasons: Counter[str], failed: int) -> str:
     """Say that there is nothing to shard, why, and what mends it."""
     lines = [f"{count} left out: {reason}" for reason, count in reasons.most_common(_SHOWN)]
     if failed:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from embedshard.engine import Worker, each
 from embedshard.errors import InputError
 from embedshard.processed import Entry, damaged_part, loose_entries, part_entries, part_paths
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.plan import ShardOptions, order_of, triple_key
 from embedshard.shard.rows import loose_place, part_place
@@ -34,7 +34,7 @@ _LOT = 2000  # loose triples
 class Lot(NamedTuple):
     """Triples of a split that are looked at by one worker at once: those of a part, or some loose ones."""
 
-    folder: Path | Url
+    folder: AnyPath
     part: str
     loose: tuple[Entry, ...] = ()
 
@@ -70,7 +70,7 @@ class Seen(NamedTuple):
     dims: Counter[int]
 
 
-def lots(processed: Path | Url) -> Iterator[Lot]:
+def lots(processed: AnyPath) -> Iterator[Lot]:
     """Yield all that a processed dataset holds, in lots; memory does not grow with the number of triples."""
     for split in SPLITS:
         folder = processed / split

@@ -9,11 +9,10 @@ import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from embedshard.errors import InputError
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.store import write_bytes
 
@@ -46,7 +45,7 @@ class TarRecord:
     plan: str
 
 
-def read_splits(folder: Path | Url) -> dict[str, list[str]]:
+def read_splits(folder: AnyPath) -> dict[str, list[str]]:
     """Read `splits.csv`: which tars belong to which split.
 
     Args:
@@ -108,7 +107,7 @@ def json_bytes(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
 
 
-def write_changed(path: Path | Url, data: bytes) -> bool:
+def write_changed(path: AnyPath, data: bytes) -> bool:
     """Write a table unless it is there with the same bytes; tells whether it wrote."""
     if path.is_file() and path.read_bytes() == data:
         return False

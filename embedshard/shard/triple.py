@@ -11,13 +11,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from embedshard.processed import Entry, NpyHeader, Place, read_npy_header
-from embedshard.remote import Url
+from embedshard.remote import AnyPath, Url
 from embedshard.tar import MAX_MEMBER
 
 __all__ = [
@@ -66,7 +65,7 @@ class Facts(NamedTuple):
 class Reader:
     """Reads triples of one split, loose or in parts; the parts used last stay open. Close it, or use `with`."""
 
-    def __init__(self, folder: Path | Url) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self._parts: dict[str, tuple[int, int]] = {}
 

@@ -28,6 +28,8 @@ from embedshard.engine import WorkerDiedError
 from embedshard.engine.local import run as local
 from embedshard.errors import InputError
 from embedshard.processed import read_failures, read_info
+from embedshard.remote import Url
+from embedshard.store import write_bytes
 from embedshard.tar import read_members
 from tests.encode.test_run import OPTIONS, manifest, raw_tree, sample
 
@@ -213,6 +215,7 @@ def test_a_run_leaves_what_another_is_at_and_waits_for_it(tmp_path, model, rows,
         worker = make_worker(0)
         if not given:
             UnitFolder(out).claim(2)
+            assert UnitFolder(out).owner(2)
         for unit in units:
             given.append(unit.number)
             yield from worker(iter([unit]))
@@ -225,22 +228,50 @@ def test_a_run_leaves_what_another_is_at_and_waits_for_it(tmp_path, model, rows,
     assert part_bytes(out) == part_bytes(tmp_path / "one")
 
 
-def test_a_claim_ends_with_its_process(tmp_path):
-    folder = UnitFolder(tmp_path)
-    (tmp_path / "units").mkdir()
+@pytest.fixture(params=["local", "s3"])
+def place_of_units(request, tmp_path) -> Path | Url:
+    return tmp_path / "out" if request.param == "local" else Url(request.getfixturevalue("bucket") + "/out")
+
+
+def test_a_claim_lives_as_long_as_it_changes(place_of_units, monkeypatch):
+    """By the stopwatch of who looks: the clock of the one who claims may be hours off."""
+    owner, watcher, clock = UnitFolder(place_of_units), UnitFolder(place_of_units), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "time", lambda: 1e9 + clock)
+    owner.claim(7)
+    assert watcher.claims() == {7}
+    for _ in range(3):
+        assert watcher.owner(7).startswith(f"process {os.getpid()} on ")
+        clock += 100
+        owner.beat()
+    assert watcher.owner(7)
+    clock += 100
+    assert watcher.owner(7)
+    clock += 100
+    assert watcher.owner(7) == ""
+    assert UnitFolder(place_of_units).owner(7), "who has not looked before cannot tell"
+    owner.beat()
+    assert watcher.owner(7)
+    owner.release(7)
+    owner.beat()
+    assert watcher.owner(7) == ""
+    assert watcher.claims() == set()
+
+
+def test_a_claim_ends_with_its_process(place_of_units):
+    folder, path = UnitFolder(place_of_units), place_of_units / "units" / "000007.claim"
     folder.claim(7)
-    assert folder.owner(7).startswith(f"process {os.getpid()} on ")
-    os.utime(tmp_path / "units/000007.claim", (0, 0))
-    assert folder.owner(7) == ""
-    folder.beat([7])
-    assert folder.owner(7)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    claim = json.loads((tmp_path / "units/000007.claim").read_bytes())
-    (tmp_path / "units/000007.claim").write_text(json.dumps({**claim, "pid": ended.pid}))
+    claim = json.loads(path.read_bytes())
+    write_bytes(path, json.dumps({**claim, "pid": ended.pid}).encode())
     assert folder.owner(7) == ""
-    folder.release(7)
-    assert folder.owner(7) == ""
+    write_bytes(path, json.dumps({**claim, "pid": ended.pid, "host": "elsewhere"}).encode())
+    assert folder.owner(7) == f"process {ended.pid} on elsewhere"
+    assert folder.owner_by_clock(7)
+    write_bytes(path, json.dumps({**claim, "beat": claim["beat"] - 1000}).encode())
+    assert folder.owner_by_clock(7) == ""
+    assert folder.claim(7).tries == 2
 
 
 def test_runs_that_are_killed_lose_nothing(tmp_path, model, rows):
