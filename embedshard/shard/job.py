@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,6 +40,7 @@ __all__ = [
     "Unit",
     "read_plan",
     "read_state",
+    "record_path",
     "unit_lines",
     "write_plan_file",
     "write_record",
@@ -64,18 +65,23 @@ class Share:
     Attributes:
         engine: Runs the units.
         slots: How many at once.
+        least: Samples that there must be for each slot, so that starting it pays.
         part: The share packs every `of`-th tar from this one on, which counts from 1.
         of: How many shares there are.
     """
 
     engine: Engine = local.run
     slots: int = 1
+    least: int = 1
     part: int = 1
     of: int = 1
 
-    def run(self, units: Iterable[Any], make_worker: MakeWorker, most: int = 1 << 30) -> Iterator[tuple[Any, Any]]:
-        """Run units in as many slots as there are, `most` at most."""
-        return self.engine(units, make_worker, min(self.slots, most))
+    def run(self, units: Iterable[Any], make_worker: MakeWorker, samples: int | None) -> Iterator[tuple[Any, Any]]:
+        """Run units of so many samples; None where that is unknown."""
+        slots = self.slots if samples is None else min(self.slots, max(1, samples // self.least))
+        if isinstance(units, Sequence):
+            slots = min(slots, len(units))
+        return self.engine(units, make_worker, slots)
 
 
 @dataclass(frozen=True)
@@ -231,9 +237,13 @@ def read_plan(output: AnyPath, processed: AnyPath | None = None) -> tuple[Plan, 
 
 def write_record(output: AnyPath, record: TarRecord) -> None:
     """Note that a tar is done."""
-    name = record.name.removesuffix(".tar")
-    with publish(output / PROGRESS / f"{name}.json", shared=True) as file:
+    with publish(record_path(output, record.name), shared=True) as file:
         file.write(json.dumps(asdict(record)).encode())
+
+
+def record_path(output: AnyPath, tar: str) -> AnyPath:
+    """Give the path of the record of a tar."""
+    return output / PROGRESS / (tar.removesuffix(".tar") + ".json")
 
 
 def read_state(output: AnyPath) -> State:

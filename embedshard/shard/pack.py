@@ -365,9 +365,9 @@ def _pack(job: Job, plan: Plan, records: Mapping[str, TarRecord], make_packer: M
     units = [unit for unit in mine if unit.tar.name not in records]
     if not units:
         return
-    job.begin("packing", sum(unit.tar.count for unit in units))
-    errors = []
-    for _, outcome in job.share.run(units, make_packer, len(units)):
+    samples, errors = sum(unit.tar.count for unit in units), []
+    job.begin("packing", samples)
+    for _, outcome in job.share.run(units, make_packer, samples):
         if isinstance(outcome, Exception):
             errors.append(outcome)
         else:

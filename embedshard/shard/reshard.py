@@ -192,7 +192,7 @@ def _read_places(places: Sequence[Place], job: Job, options: ReshardOptions, sur
     job.begin("reading", None)
     units = [_Unit(place, job.spill / f"place-{number}") for number, place in enumerate(places)]
     found: dict[str, _Read] = {}
-    for unit, outcome in job.share.run(units, partial(_reader, options.dtype), len(units)):
+    for unit, outcome in job.share.run(units, partial(_reader, options.dtype), None):
         if isinstance(outcome, Exception):
             raise outcome
         found[unit.place.label] = outcome

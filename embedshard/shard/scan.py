@@ -84,9 +84,10 @@ def scan(processed: AnyPath, options: ShardOptions, job: Job) -> Plan:
 
 def _survey(processed: AnyPath, options: ShardOptions, job: Job) -> tuple[Sorter, Counter[int]]:
     """Have every triple looked at; gives a line for each, sorted, and how many have which embed_dim."""
-    job.begin("planning", triples_known(processed))
+    samples = triples_known(processed)
+    job.begin("planning", samples)
     lines, dims = Sorter(job.spill / "lines"), Counter[int]()
-    for _, outcome in job.share.run(lots(processed), partial(make_surveyor, options)):
+    for _, outcome in job.share.run(lots(processed), partial(make_surveyor, options), samples):
         if isinstance(outcome, Exception):
             raise outcome
         for line in outcome.lines:
