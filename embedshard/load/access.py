@@ -46,6 +46,8 @@ _AT_ONCE = 16  # requests to a storage
 _OPEN_FILES = 256
 _FEW = 20_000  # keys, among which a similar one is looked for
 
+_hash = hash
+
 
 def open_shards(folder: Path | Url) -> ShardDataset:
     """Open a folder of shards; see `embedshard.open`."""
@@ -76,6 +78,9 @@ class ShardDataset:
         self._names = list(chain.from_iterable(splits.values()))
         self._starts = list(accumulate(tars.each(tars.count, self._names), initial=0))
         self._keys: _Keys | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_keys": None}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split}: {sum(map(self._tars.count, names))}" for split, names in self._splits.items())
@@ -169,19 +174,19 @@ class ShardDataset:
         return BLOCK * (int(ends[run.end]) - int(ends[run.first]))
 
     def _read(self, run: _Run) -> list[dict[str, Any]]:
-        table, path = self._tars.table(run.tar), self._tars.folder / run.tar
+        table = self._tars.table(run.tar)
         ends = [BLOCK * end for end in table.ends[run.first : run.end + 1].tolist()]
         places = zip(pairwise(ends), table.frames[run.first : run.end].tolist(), strict=True)
         try:
-            data = self._tars.read(path, ends[0], ends[-1])
-            return [_sample(path, data[a - ends[0] : b - ends[0]], frames) for (a, b), frames in places]
+            data = self._tars.read(table.tar, ends[0], ends[-1])
+            return [_sample(table.tar, data[a - ends[0] : b - ends[0]], frames) for (a, b), frames in places]
         except InputError:
             raise
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path}: expected whole samples where {offsets_path(path).name} or its headers said, found: {error}\n"
-                f"  remove that idx if the tar is another by now, and open the folder again; "
-                f"or: embedshard check --repair {self._tars.folder}"
+                f"{table.tar}: expected whole samples where {offsets_path(table.tar).name} or its headers said, found: "
+                f"{error}\n  remove that idx if the tar is another by now, and open the folder again; or: embedshard "
+                f"check --repair {self._tars.folder}"
             ) from error
 
     def _find(self, key: str) -> int:
@@ -200,11 +205,11 @@ class ShardDataset:
     def _numbers(self, key: str) -> list[int]:
         """Give the numbers of the samples whose keys have the hash of a key."""
         if self._keys is None:
-            tars = self._tars.each(lambda name: _hashes(self._tars.offsets(name)["key"]), self._names)
-            self._keys = _sorted_keys(tars)
+            tars = self._tars.each(self._tars.key_hashes, self._names)
+            self._keys = _sorted_keys(np.concatenate([np.empty(0, np.int64), *tars]))
         hashes, numbers = self._keys.hashes, self._keys.numbers
-        wanted = _hashes(np.array([key.encode()]))[0]
-        first = int(hashes.searchsorted(wanted))
+        wanted = _hash(key.encode())
+        first = int(hashes.searchsorted(np.int64(wanted)))
         same = takewhile(lambda place: hashes[place] == wanted, range(first, len(hashes)))
         return sorted(int(numbers[place]) for place in same)
 
@@ -231,14 +236,15 @@ class _Run(NamedTuple):
 class _Table(NamedTuple):
     """What is kept of a tar's offsets: the block where each sample ends, after a 0, and its frames."""
 
+    tar: Path | Url
     ends: npt.NDArray[np.uint32]
     frames: npt.NDArray[np.uint32]
 
 
 class _Keys(NamedTuple):
-    """The sorted hashes of all keys, and the number of the sample of each."""
+    """The sorted hashes of all keys, which hold in this process and its forks, and the number of the sample of each."""
 
-    hashes: npt.NDArray[np.uint64]
+    hashes: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -284,6 +290,11 @@ class _Tars:
                 f"{tar}: expected a whole tar of triples, found it damaged ({error}); fetch it again, or: "
                 f"embedshard check --repair {self.folder}"
             ) from error
+
+    def key_hashes(self, name: str) -> npt.NDArray[np.int64]:
+        """Give the hash of the key of each sample of a tar."""
+        keys = self.offsets(name)["key"].tolist()
+        return np.fromiter(map(_hash, keys), np.int64, len(keys))
 
     def table(self, name: str) -> _Table:
         """Give where the samples of a tar end."""
@@ -355,25 +366,12 @@ def _table(tar: Path | Url, offsets: Offsets) -> _Table:
             f"{tar}: expected {offsets_path(tar).name} to have the samples in the order of the tar, found another\n"
             "  remove that idx, and open the folder again"
         )
-    return _Table(ends.astype(np.uint32), offsets["frames"].astype(np.uint32))
+    return _Table(tar, ends.astype(np.uint32), offsets["frames"].astype(np.uint32))
 
 
-def _hashes(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
-    """Hash keys to 64 bits each, in whatever width they are stored."""
-    words = -(-keys.dtype.itemsize // 8)
-    columns = keys.astype(f"S{8 * words}").view("<u8").reshape(len(keys), words).T
-    found = np.zeros(len(keys), np.uint64)
-    for number, column in enumerate(columns):
-        mixed = column * np.uint64(0x9E3779B97F4A7C15 + 2 * number)
-        mixed = (mixed ^ mixed >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
-        found += mixed ^ mixed >> np.uint64(32)
-    return found
-
-
-def _sorted_keys(hashes: Sequence[npt.NDArray[np.uint64]]) -> _Keys:
-    every = np.concatenate([np.empty(0, np.uint64), *hashes])
-    order = np.argsort(every)
-    return _Keys(every[order], order.astype(np.min_scalar_type(len(every))))
+def _sorted_keys(hashes: npt.NDArray[np.int64]) -> _Keys:
+    order = np.argsort(hashes)
+    return _Keys(hashes[order], order.astype(np.min_scalar_type(len(hashes))))
 
 
 def _read_sizes(folder: Path | Url) -> dict[str, int]:
