@@ -46,8 +46,6 @@ _AT_ONCE = 16  # requests to a storage
 _OPEN_FILES = 256
 _FEW = 20_000  # keys, among which a similar one is looked for
 
-_hash = hash
-
 
 def open_shards(folder: Path | Url) -> ShardDataset:
     """Open a folder of shards; see `embedshard.open`."""
@@ -208,8 +206,8 @@ class ShardDataset:
             tars = self._tars.each(self._tars.key_hashes, self._names)
             self._keys = _sorted_keys(np.concatenate([np.empty(0, np.int64), *tars]))
         hashes, numbers = self._keys.hashes, self._keys.numbers
-        wanted = _hash(key.encode())
-        first = int(hashes.searchsorted(np.int64(wanted)))
+        wanted = np.int64(hash(key.encode()))
+        first = int(hashes.searchsorted(wanted))
         same = takewhile(lambda place: hashes[place] == wanted, range(first, len(hashes)))
         return sorted(int(numbers[place]) for place in same)
 
@@ -294,7 +292,7 @@ class _Tars:
     def key_hashes(self, name: str) -> npt.NDArray[np.int64]:
         """Give the hash of the key of each sample of a tar."""
         keys = self.offsets(name)["key"].tolist()
-        return np.fromiter(map(_hash, keys), np.int64, len(keys))
+        return np.fromiter(map(hash, keys), np.int64, len(keys))
 
     def table(self, name: str) -> _Table:
         """Give where the samples of a tar end."""
@@ -340,7 +338,7 @@ class _File:
 
 
 def _sample(tar: Path | Url, data: bytes, frames: int) -> dict[str, Any]:
-    """Decode the sample whose members `data` holds, and nothing but whose."""
+    """Decode the one sample whose members `data` holds; ValueError where it holds anything else."""
     parts: dict[str, bytes] = {}
     keys: set[str] = set()
     for name, offset, size, _ in index_members(data + _END_MARK):
