@@ -275,8 +275,8 @@ class _Tars:
         tar: Path | Url = self.folder / name
         if isinstance(tar, Url) and offsets_path(tar).name not in self._there:
             warnings.warn(
-                f"{self.folder}: tars without an idx beside them are read whole to find their samples; put the idx "
-                "files there too",
+                f"{self.folder}: tars without an idx beside them are read whole to find their samples; put the "
+                "idx files there too (embedshard check --repair writes those of a folder on this machine)",
                 stacklevel=2,
             )
         try:
