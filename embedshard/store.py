@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from embedshard.errors import InputError
-from embedshard.remote import AnyPath, Url, place
+from embedshard.remote import AnyPath, Url
 
 __all__ = [
-    "Folder",
     "Staging",
     "exclusive",
     "is_temporary",
     "json_text",
     "on_disk",
-    "open_folder",
     "publish",
     "remove_temporary",
     "write_bytes",
@@ -145,70 +143,6 @@ def write_json(path: AnyPath, value: Any) -> None:
 def json_text(value: Any) -> bytes:
     """Give `value` as indented UTF-8 JSON."""
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
-
-
-class Folder:
-    """A local folder, or one on a storage, with the files that a run writes into it and finds again.
-
-    Files are named by their path from the folder, as `train/part-000000.tar`; folders between are made as needed.
-    A name that is there is a whole file. It may be written again, which replaces it whole. Threads may share a folder;
-    another process opens its own by `root`. A storage that fails for a moment is tried again.
-
-    A storage has neither `exclusive` nor `remove_temporary`: who must be alone arranges that elsewhere, and what an
-    interrupted upload leaves is in no list, so a run goes on by what `names` gives. One call of `names` costs a request
-    for each thousand files, `exists` and `size` one each; `publish` returns when the file is uploaded, so have several
-    threads call it where that takes long.
-
-    Args:
-        root: The folder.
-        staging: For files on their way to a storage.
-
-    Raises:
-        RemoteError: By every method, where the storage refuses, or cannot be reached for about a minute.
-    """
-
-    def __init__(self, root: AnyPath, staging: Staging = _STAGING) -> None:
-        self.root, self._staging = root, staging
-
-    def __str__(self) -> str:
-        return str(self.root)
-
-    def read_bytes(self, name: str) -> bytes:
-        """Give a whole file; FileNotFoundError where there is none."""
-        return (self.root / name).read_bytes()
-
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading and seeking; FileNotFoundError where there is none."""
-        return (self.root / name).open("rb")
-
-    def exists(self, name: str) -> bool:
-        """Tell whether there is a file."""
-        return (self.root / name).is_file()
-
-    def size(self, name: str) -> int:
-        """Give the bytes of a file; FileNotFoundError where there is none."""
-        return (self.root / name).stat().st_size
-
-    def names(self, sub: str = "") -> list[str]:
-        """List the files and folders in the folder `sub` itself, sorted, without half-written ones; [] without it."""
-        try:
-            found = [entry.name for entry in (self.root / sub).iterdir()]
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in found if not is_temporary(name))
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if there is one."""
-        (self.root / name).unlink(missing_ok=True)
-
-    def publish(self, name: str, *, sync: bool = True) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Write a file that is there when the block ends well; see `publish`."""
-        return publish(self.root / name, sync=sync, staging=self._staging)
-
-
-def open_folder(address: str | AnyPath, staging: Staging = _STAGING) -> Folder:
-    """Give the folder of a path or URL; it need not be there yet."""
-    return Folder(place(address), staging)
 
 
 @contextlib.contextmanager

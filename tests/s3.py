@@ -29,6 +29,7 @@ class FaultyProxy:
         cut_up: Share of requests with a body whose connection ends in the middle of it.
         denied: Whether all are answered with 403.
         counts: What was done how often.
+        asked: The requests, as `GET /bucket/name`.
         url: Where it listens.
     """
 
@@ -36,6 +37,7 @@ class FaultyProxy:
         self.unavailable = self.cut_down = self.cut_up = 0.0
         self.denied = False
         self.counts: Counter[str] = Counter()
+        self.asked: list[str] = []
         self._random, self._lock = random.Random(seed), threading.Lock()
         self.server = urlsplit(server).netloc
         handler = type("Handler", (_Handler,), {"proxy": self})
@@ -70,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self._body(size)
         proxy.counts["requests"] += 1
+        proxy.asked.append(f"{self.command} {self.path}")
         if proxy.denied:
             self._answer(403, {}, _DENIED)
         elif proxy.draw("unavailable", proxy.unavailable):

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from embedshard.encode.run import setting_of
 from embedshard.encode.units import BEAT, Record, Unit, UnitFolder, alone
 from embedshard.encode.work import Outcome, Problem, Work, works_of
 from embedshard.engine import Worker
+from embedshard.errors import InputError
 from embedshard.manifest import Manifest
 from embedshard.processed import (
     DatasetInfo,
@@ -39,6 +41,8 @@ from embedshard.tar import read_members, write_members
 
 __all__ = ["Setup", "all_failed", "make_worker", "profile_of"]
 
+_CAREFUL = 3  # workers that began a unit, from which on its media are one at a time
+_DEADLY = 2  # workers that died at a media alone, from which on it is not tried
 _IN_MEMORY = 1 << 26  # bytes of a part, beyond which it waits on the disk
 
 
@@ -108,17 +112,20 @@ class _UnitEncoder:
         self._setup, self._folders = setup, _folders(setup)
         self._read = setup.plan.group_reader()
         self._profile = profile_of(setup.options, 1)
-        outputs = [
+        self._outputs = [
             Output(encoder, dict(_info(folder).encoder), setup.plan.source.name, partial(self._keep, output))
             for output, (folder, encoder) in enumerate(encoders.items())
         ]
-        self._pipeline = Pipeline(outputs, setup.options, setup.root, self._profile)
+        self._pipeline = Pipeline(self._outputs, setup.options, setup.root, self._profile)
         self._open: dict[int, _OpenUnit] = {}
         self._owners: dict[int, _OpenUnit] = {}
         self._works = 0
 
     def run(self, units: Iterator[Unit]) -> Iterator[tuple[Unit, Any]]:
-        """Encode units and yield each with its records, before and now by output, and the busy seconds it took."""
+        """Encode units and yield each with its records, before and now by output, and the busy seconds it took.
+
+        What is raised but InputError and OSError may be a media's doing, as a crash is, so the claims stay.
+        """
         stopped = threading.Event()
         beating = threading.Thread(target=self._beat, args=(stopped,), daemon=True)
         beating.start()
@@ -127,12 +134,17 @@ class _UnitEncoder:
                 self._owners.pop(outcome.number).add(outcome)
                 yield from self._ready()
             yield from self._ready()
-        finally:
-            stopped.set()
-            beating.join()
+            for opened in list(self._open.values()):
+                self._one_by_one(opened)
+                yield from self._ready()
+        except (InputError, OSError, KeyboardInterrupt, GeneratorExit):
             for folder in self._folders.values():
                 with contextlib.suppress(OSError):
                     folder.release_mine()
+            raise
+        finally:
+            stopped.set()
+            beating.join()
             self._open.clear()
             self._owners.clear()
 
@@ -141,12 +153,36 @@ class _UnitEncoder:
         for unit in units:
             opened = _OpenUnit(unit, self._read(unit.number), self._setup, self._folders)
             self._open[unit.number] = opened
+            if opened.tries >= _CAREFUL:
+                continue
             for work in works_of(opened.groups(), opened.fail, self._works):
-                self._works = work.number + 1
-                opened.given += 1
-                self._owners[work.number] = opened
+                self._give(opened, work)
                 yield work
             opened.sealed = True
+
+    def _give(self, opened: _OpenUnit, work: Work) -> None:
+        self._works = max(self._works, work.number + 1)
+        opened.given += 1
+        self._owners[work.number] = opened
+
+    def _one_by_one(self, opened: _OpenUnit) -> None:
+        """Encode a unit that workers have died on: the claim tells at which media, and one that is deadly fails.
+
+        Those that are suspected come first.
+        """
+        options = replace(self._setup.options, workers=min(1, self._setup.options.workers))
+        pipeline = Pipeline(self._outputs, options, self._setup.root, self._profile)
+        works = list(works_of(opened.groups(), opened.fail, self._works))
+        for work in sorted(works, key=lambda work: -opened.died.get(work.path, 0)):
+            if (deaths := opened.died.get(work.path, 0)) >= _DEADLY:
+                opened.fail_all(work, f"the worker process died on it, {deaths} times")
+                continue
+            opened.note(work.path)
+            self._give(opened, work)
+            for outcome in pipeline.run([work]):
+                self._owners.pop(outcome.number).add(outcome)
+        opened.note("")
+        opened.sealed = True
 
     def _keep(self, output: int, number: int, triple: Triple) -> None:
         self._owners[number].drafts[output].keep(triple)
@@ -174,6 +210,8 @@ class _OpenUnit:
 
     Attributes:
         drafts: By output what its part will hold.
+        tries: Workers that began it, this one too.
+        died: How many of them died at a media, where they were one at a time.
         given: Works that are handed out.
         sealed: Whether all are.
     """
@@ -181,12 +219,14 @@ class _OpenUnit:
     def __init__(self, unit: Unit, samples: list[Sample], setup: Setup, folders: Mapping[AnyPath, UnitFolder]) -> None:
         self.unit, self._samples, self._folders, self._began = unit, samples, list(folders.values()), time.time()
         self.given, self._back, self.sealed = 0, 0, False
+        self.tries, self.died = 1, Counter[str]()
         self.drafts: dict[int, _Draft] = {}
         self._before: dict[int, Record | None] = {}
         for output, (path, folder) in enumerate(folders.items()):
             before = self._before[output] = folder.find(unit.number)
             if before is None or (setup.options.retry_failed and before.failures):
-                folder.claim(unit.number)
+                claim = folder.claim(unit.number)
+                self.tries, self.died = max(self.tries, claim.tries), self.died | Counter(claim.died)
                 self.drafts[output] = _Draft(path, unit.number, self._samples, before)
 
     def groups(self) -> Iterator[list[tuple[Sample, list[int]]]]:
@@ -199,6 +239,18 @@ class _OpenUnit:
     def fail(self, problem: Problem) -> None:
         """Note a sample that has no triple."""
         self.drafts[problem.output].fail(problem)
+
+    def fail_all(self, work: Work, reason: str) -> None:
+        """Note that all samples of a work have no triple."""
+        for samples in work.clips.values():
+            for sample, outputs in samples:
+                for output in outputs:
+                    self.fail(Problem(output, sample, "encode", reason))
+
+    def note(self, media: str) -> None:
+        """Say in the claims which media is worked on."""
+        for output in self.drafts:
+            self._folders[output].note(self.unit.number, media)
 
     def add(self, outcome: Outcome) -> None:
         """Note what became of a work."""

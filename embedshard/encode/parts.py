@@ -16,7 +16,7 @@ from embedshard.encode.pipeline import EncodeOptions
 from embedshard.encode.profile import Profile, Sums
 from embedshard.encode.run import Progress, media_root
 from embedshard.encode.units import Record, Unit, UnitFolder, alone, plan_units
-from embedshard.engine import MakeWorker
+from embedshard.engine import MakeWorker, WorkerDiedError
 from embedshard.errors import InputError
 from embedshard.manifest import Manifest
 from embedshard.processed import (
@@ -35,6 +35,7 @@ Engine = Callable[[Iterable[Unit], MakeWorker], Iterable[tuple[Unit, Any]]]
 """`run` of an engine, its slots chosen."""
 
 _POLL = 5.0
+_MOST_DEATHS = 32  # on a unit, after which what is left of it fails
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def encode_in_parts(
     while units:
         free = run.free(units)
         for unit, outcome in share.engine(run.still_free(free), partial(make_worker, setup)) if free else ():
+            if isinstance(outcome, WorkerDiedError) and run.learns(unit):
+                continue
             records, sums = outcome if not isinstance(outcome, Exception) else (all_failed(unit, outcome, setup), None)
             run.add(unit, records)
             profile.merge(sums or Sums({}))
@@ -138,6 +141,7 @@ class _Run:
         self._reports = [EncodeReport(samples=samples) for _ in processed]
         self._progress = progress
         self._counted: set[int] = set()
+        self._deaths: Counter[int] = Counter()
 
     def lacking(self, units: Iterable[Unit], retry_failed: bool = False) -> list[Unit]:
         """Give the units that are to be done; counts the others."""
@@ -173,6 +177,12 @@ class _Run:
 
     def _taken(self, unit: Unit) -> bool:
         return any(folder.owner(unit.number) for folder in self._folders)
+
+    def learns(self, unit: Unit) -> bool:
+        """Tell whether the deaths on a unit have told more of who is deadly, so that it is worth another try."""
+        before, deaths = self._deaths[unit.number], max(folder.deaths(unit.number) for folder in self._folders)
+        self._deaths[unit.number] = deaths
+        return before < deaths <= _MOST_DEATHS
 
     def add(self, unit: Unit, records: Iterable[tuple[Record | None, Record]]) -> None:
         """Count a unit that this run has done, by output with the record before, if that was there, and now."""

@@ -30,6 +30,7 @@ from embedshard.encode.work import Outcome, Problem, Work
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Message, Opened, decoded
 from embedshard.frames import Sampling
 from embedshard.frames.plan import Indices
+from embedshard.remote import OutageError
 from embedshard.sample import Sample
 
 __all__ = ["WRITERS", "EncodeOptions", "Output", "Pipeline", "Triple"]
@@ -38,6 +39,7 @@ WRITERS = 4
 _WRITES_AHEAD = 256
 _MESSAGES_AHEAD = 64
 _HEAVY = 0.1  # seconds for a batch, below which more threads cost more than they give
+_OUTAGE = 8  # media in a row that their storage did not give
 _BEHIND = 2  # chunks for each worker, of the four that it may have out
 
 
@@ -147,7 +149,7 @@ class Pipeline:
         )
         self._batchers = [Batcher(encoder, profile) for encoder in encoders]
         self._media: dict[int, _Media] = {}
-        self._waiting, self._all_decoded = 0, False
+        self._waiting, self._all_decoded, self._outages = 0, False, 0
         self._finished: list[_Finished] = []
         self._captions = [CaptionEncoder(encoder) for encoder in encoders] if options.similarity else []
         self._writing: deque[tuple[Future[None], Outcome]] = deque()
@@ -158,6 +160,7 @@ class Pipeline:
         Raises:
             InputError: Decode processes cannot be started.
             OSError: The disk is full, or cannot be written.
+            OutageError: The storage of the media cannot be reached; those at hand are not done.
         """
         stopped = threading.Event()
         self._waiting, self._all_decoded = 0, False
@@ -191,6 +194,9 @@ class Pipeline:
                 self._put_back(output, self._add(media, output, message))
             message.release()
         else:
+            self._outages = self._outages + 1 if isinstance(message, Failed) and message.outage else 0
+            if isinstance(message, Failed) and self._outages == _OUTAGE:
+                raise OutageError(f"the last {_OUTAGE} media could not be fetched: {message.reason}")
             media.ended = message
             self._complete(number)
 

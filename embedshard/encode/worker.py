@@ -30,6 +30,7 @@ from embedshard.errors import InputError
 from embedshard.frames import FrameError, Pixels, Sampling, Timeline, open_reader
 from embedshard.frames.colour import Matrix, Planes, rgb
 from embedshard.frames.plan import Indices
+from embedshard.remote import OutageError
 
 __all__ = [
     "DecodeOptions",
@@ -138,9 +139,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last message of a job that was not."""
+    """The last message of a job that was not; `outage` is whether the fault is the storage's, not the media's."""
 
     reason: str
+    outage: bool = False
 
 
 Message: TypeAlias = Opened | Frames | Done | Failed
@@ -205,6 +207,8 @@ class Decoder:
             yield from self._decode(job)
         except FileNotFoundError:
             yield Failed("missing media")
+        except OutageError as error:
+            yield Failed(str(error), outage=True)
         except (FrameError, InputError, EOFError) as error:
             yield Failed(str(error))
         except Exception as error:  # a decoder may raise anything, and must not take the other media down

@@ -5,8 +5,9 @@
 `units` are small picklable values, drawn one by one as they are wanted. `make_worker(slot)` is called where the units
 will be worked on, in each of `slots` places; it gives a worker. A worker takes an iterator of units, from which it may
 draw ahead so as never to wait, and yields each with its outcome; `each` makes one of a function of a unit. A unit that
-goes wrong has an exception for its outcome; what a worker raises ends the run. Whoever runs them: every unit comes
-back once, and one that was with a worker that died is given to another.
+goes wrong has an exception for its outcome; an InputError or OSError that a worker raises ends the run, and anything
+else is its death. Whoever runs them: every unit comes back once, and one that was with a worker that died is given to
+another.
 """
 
 from __future__ import annotations

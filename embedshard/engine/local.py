@@ -36,7 +36,7 @@ def run(units: Iterable[Any], make_worker: MakeWorker, slots: int) -> Iterator[t
 
     Raises:
         InputError: A worker cannot start, or every one has died again and again.
-        Exception: What a worker raises.
+        Exception: What a worker raises; with several slots only InputError and OSError.
     """
     if slots <= 1:
         yield from make_worker(0)(iter(units))
@@ -63,6 +63,7 @@ class _Pool:
         self._make_worker = make_worker
         self._again: deque[tuple[int, Any]] = deque()
         self._tries: Counter[int] = Counter()
+        self._cause = ""
         self._alive, self._ours = os.pipe()  # the processes see its end when this one is gone
         self._slots = [self._started(number) for number in range(slots)]
 
@@ -80,7 +81,10 @@ class _Pool:
                 assert isinstance(connection, Connection)
                 yield from self._heard(busy[connection])
         if self._again or self._left:
-            raise InputError("every worker process has died; what is done stays, and the same command goes on from it")
+            raise InputError(
+                f"every worker process has died (the last one: {self._cause}); what is done stays, and the same "
+                "command goes on from it"
+            )
 
     def close(self) -> None:
         """End all processes."""
@@ -98,10 +102,10 @@ class _Pool:
         except (EOFError, ConnectionResetError):
             yield from self._bury(slot)
             return
+        if isinstance(message, (InputError, OSError)):
+            raise message
         if isinstance(message, Exception):
-            if not slot.deaths:
-                raise message
-            yield from self._bury(slot)
+            yield from self._bury(slot, f"{type(message).__name__}: {message}")
         elif message == _WANT:
             self._send(slot, self._next(slot))
         elif message == _IDLE:
@@ -122,17 +126,18 @@ class _Pool:
             self._left = False
         return item
 
-    def _bury(self, slot: _Slot) -> Iterator[tuple[Any, Any]]:
+    def _bury(self, slot: _Slot, raised: str = "") -> Iterator[tuple[Any, Any]]:
         """Start a dead slot's process again and put its units back; one that has met death too often fails."""
         slot.process.kill()
         code = slot.process.wait()
         slot.connection.close()
+        self._cause = raised or f"exit code {code}"
         for number, unit in slot.units.items():
             self._tries[number] += 1
             if self._tries[number] < _TRIES:
                 self._again.append((number, unit))
             else:
-                yield unit, WorkerDiedError(f"the worker process died (exit code {code}) {_TRIES} times on it")
+                yield unit, WorkerDiedError(f"the worker process died {_TRIES} times on it ({self._cause})")
         self._slots.remove(slot)
         if slot.deaths + 1 < _DEATHS:
             self._slots.append(replace(self._started(slot.number), deaths=slot.deaths + 1))

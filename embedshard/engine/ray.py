@@ -81,7 +81,7 @@ def run(units: Iterable[Any], make_worker: MakeWorker, slots: int, options: RayO
 
     Raises:
         InputError: Every actor has died again and again.
-        Exception: What a worker raises.
+        OSError: What a worker raises of that kind.
     """
     crew = _Crew(units, make_worker, slots, options)
     try:
@@ -110,6 +110,7 @@ class _Crew:
         self._tries: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
         self._ready: set[int] = set()
+        self._cause = ""
         remote: Any = ray.remote
         self._make = remote(num_cpus=options.cpus, num_gpus=options.gpus, max_restarts=0, max_concurrency=_AHEAD + 1)(
             _Actor
@@ -131,7 +132,11 @@ class _Crew:
             try:
                 outcome = ray.get(ref)
             except RayTaskError as error:
-                raise error.cause if isinstance(error.cause, Exception) else error from None
+                if isinstance(error.cause, (InputError, OSError)):
+                    raise error.cause from None
+                ray.kill(self._actors[flight.slot])
+                cause = error.cause or error
+                yield from self._bury(flight, f"{type(cause).__name__}: {cause}")
             except RayActorError:
                 yield from self._bury(flight)
             else:
@@ -145,7 +150,9 @@ class _Crew:
                 return
         left: Any = next(self._pending, None)
         if self._again or left:
-            raise InputError("every Ray actor has died; what is done stays, and the same command goes on from it")
+            raise InputError(
+                f"every Ray actor has died{self._cause}; what is done stays, and the same command goes on from it"
+            )
 
     def end(self) -> None:
         """End the actors."""
@@ -170,14 +177,15 @@ class _Crew:
                 return
             self._flights[self._actors[slot].run.remote(item[1])] = _Flight(slot, *item)
 
-    def _bury(self, flight: _Flight) -> Iterator[tuple[Any, Any]]:
+    def _bury(self, flight: _Flight, raised: str = "") -> Iterator[tuple[Any, Any]]:
         """Put back the unit of an actor that died; start another, once for all its calls."""
+        self._cause = f" ({raised})" if raised else ""
         if flight.number >= 0:
             self._tries[flight.number] += 1
             if self._tries[flight.number] < _TRIES:
                 self._again.append((flight.number, flight.unit))
             else:
-                yield flight.unit, WorkerDiedError(f"the worker process died {_TRIES} times on it")
+                yield flight.unit, WorkerDiedError(f"the worker process died {_TRIES} times on it{self._cause}")
         self._ready.discard(flight.slot)
         if any(out.slot == flight.slot for out in self._flights.values()):
             return  # to the last of its calls

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedshard.cli import engines
+from embedshard.remote import Url
 from tests.cli.test_commands import encode, raw, run  # noqa: F401
 
 PARTS = ("--layout", "parts", "--unit", 2)
@@ -121,14 +122,51 @@ def test_parts_go_on_to_the_shards_of_loose_triples(prepared, tiny_model):
     assert "has 0 bytes, its record" in run("check", prepared / "processed", code=1).output
 
 
+def test_a_dataset_on_a_storage(prepared, tiny_model, bucket, monkeypatch):
+    monkeypatch.chdir(prepared)
+    processed = f"{bucket}/processed"
+    run("prepare", "folder", prepared / "raw", f"{bucket}/samples.parquet")
+    words = ("encode", f"{bucket}/samples.parquet", processed, "--model", tiny_model, "--device", "cpu", "--workers", 0)
+    refused = run(*words, "--layout", "loose", code=1).output
+    assert f"expected a folder on a disk, found {processed}" in refused
+    assert "a tar for each unit: --layout parts" in refused
+    assert "5 samples, 5 of them to encode" in run(*words, "--unit", 2, "--dry-run").output
+    assert not Url(processed).exists()
+    run(*words, "--unit", 2, "--part", "1/2")
+    assert "nobody is at it" in run("status", processed).output
+    output = run(*words).output
+    assert re.search(r"5 samples: \d encoded, [1-4] were there, 0 failed", output)
+    assert "5 encoded, 0 failed, 0 to do, of 5" in run("status", processed).output
+    assert "5 samples, 0 of them to encode" in run(*words, "--dry-run").output
+    encode(prepared, tiny_model, *PARTS)
+    parts = [path for split in ("train", "val", "test") for path in (prepared / "processed" / split).glob("*")]
+    for path in parts:
+        assert (Url(processed) / path.parent.name / path.name).read_bytes() == path.read_bytes()
+    assert len(parts) >= 3
+
+
+def test_a_table_becomes_parts_on_a_storage(prepared, tiny_model, bucket):
+    media = [path for path in sorted((prepared / "raw/train").iterdir()) if path.suffix in (".mp4", ".gif")]
+    lines = "".join(f"{path},{path.stem}\n" for path in media)
+    (prepared / "table.csv").write_text(f"path,caption\n{lines}")
+    words = ("encode", prepared / "table.csv", f"{bucket}/out", "--model", tiny_model, "--device", "cpu")
+    assert "prepared s3://" in run(*words, "--workers", 0).output
+    assert re.search(r"(\d) samples: 0 encoded, \1 were there", run(*words, "--workers", 0).output)
+
+
+def test_slurm_keeps_its_script_here_when_the_output_is_elsewhere(prepared, tiny_model, bucket, monkeypatch):
+    monkeypatch.chdir(prepared)
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = ("encode", prepared / "samples.parquet", f"{bucket}/processed", "--model", tiny_model, "--engine", "slurm")
+    assert "there is no sbatch here" in run(*words, code=1).output
+    assert f" {bucket}/processed " in (prepared / "processed-slurm/slurm.sh").read_text()
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ("encode", "samples.parquet", "s3://bucket/out", "--model", "m"),
-        ("shard", "processed", "s3://bucket/shards"),
-        ("check", "s3://bucket/shards"),
-        ("status", "s3://bucket/out"),
-        ("run", "recipe.yaml", "--out", "s3://bucket/out"),
+        ("reshard", "s3://bucket/shards", "merged"),
+        ("caption", "samples.parquet", "s3://bucket/captioned", "--model", "m", "--pretrained", "p"),
     ],
 )
 def test_folders_that_must_be_on_a_disk(words, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -70,6 +71,40 @@ def dead(slot: int) -> Worker:
 
 def unwilling(slot: int) -> Worker:
     raise InputError("no model of that name")
+
+
+def broken(slot: int) -> Worker:
+    raise RuntimeError("no such device")
+
+
+def asserts(slot: int) -> Worker:
+    """Raises on unit 5, and would on all after it, as a device does that an assertion has left useless."""
+    useless = False
+
+    def worker(units: Iterator[int]) -> Iterator[tuple[int, int]]:
+        nonlocal useless
+        for unit in units:
+            useless |= unit == 5
+            if useless:
+                raise RuntimeError("device-side assert triggered")
+            yield unit, unit
+
+    return worker
+
+
+def full(folder: Path, slot: int) -> Worker:
+    """Its first process dies on the first unit; the next ones find no room on the disk."""
+
+    def worker(units: Iterator[int]) -> Iterator[tuple[int, int]]:
+        for _ in units:
+            try:
+                (folder / "died").touch(exist_ok=False)
+            except FileExistsError as error:
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+    return worker
 
 
 class OddError(Exception):
@@ -147,6 +182,21 @@ def test_workers_that_cannot_start_end_the_run() -> None:
         list(run([1, 2], unwilling, 2))
     with pytest.raises(InputError, match="every worker process has died"):
         list(run([1, 2], dead, 2))
+
+
+def test_what_a_worker_raises_is_its_death_and_told() -> None:
+    outcomes = dict(run(range(8), asserts, 2))
+    died = outcomes.pop(5)
+    assert isinstance(died, WorkerDiedError)
+    assert "died 3 times on it (RuntimeError: device-side assert triggered)" in str(died)
+    assert outcomes == {unit: unit for unit in range(8) if unit != 5}
+    with pytest.raises(InputError, match=r"every worker process has died \(the last one: RuntimeError: no such device"):
+        list(run([1, 2], broken, 2))
+
+
+def test_a_disk_that_is_full_is_no_death_even_after_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        list(run([1], partial(full, tmp_path), 2))
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:

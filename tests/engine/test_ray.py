@@ -17,7 +17,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from embedshard.engine import Worker, WorkerDiedError, each
 from embedshard.engine.ray import RayOptions, connected, run
 from embedshard.errors import InputError
-from tests.engine.test_local import dead, dies_once, eager, squares, unwilling
+from tests.engine.test_local import asserts, broken, dead, dies_once, eager, full, squares, unwilling
 
 HALF = RayOptions(cpus=0.5)
 
@@ -62,6 +62,21 @@ def test_actors_that_cannot_start_end_the_run() -> None:
         list(run([1, 2], unwilling, 1, HALF))
     with pytest.raises(InputError, match="every Ray actor has died"):
         list(run([1, 2], dead, 1, HALF))
+
+
+def test_what_a_worker_raises_is_its_death_and_told() -> None:
+    outcomes = dict(run(range(8), asserts, 2, HALF))
+    died = outcomes.pop(5)
+    assert isinstance(died, WorkerDiedError)
+    assert "died 3 times on it (RuntimeError: device-side assert triggered)" in str(died)
+    assert outcomes == {unit: unit for unit in range(8) if unit != 5}
+    with pytest.raises(InputError, match=r"every Ray actor has died \(RuntimeError: no such device"):
+        list(run([1, 2], broken, 1, HALF))
+
+
+def test_a_disk_that_is_full_is_no_death_even_after_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        list(run([1], partial(full, tmp_path), 1, HALF))
 
 
 def marks(folder: Path, slot: int) -> Worker:
