@@ -198,19 +198,30 @@ def exclusive(folder: AnyPath, patience: float = 0, shared: bool = False) -> Ite
     if isinstance(folder, Url):
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
     until = time.monotonic() + patience
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            while not _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+                if time.monotonic() >= until:
+                    raise InputError(
+                        f"another embedshard process is writing to {folder}; wait for it, or give another folder"
+                    )
+                time.sleep(_MOMENT)
+            if _is_at(descriptor, folder):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Tell whether what is held still is the folder; whoever held it before may have removed it."""
     try:
-        while not _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            if time.monotonic() >= until:
-                raise InputError(
-                    f"another embedshard process is writing to {folder}; wait for it, or give another folder"
-                )
-            time.sleep(_MOMENT)
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except FileNotFoundError:
+        return False
 
 
 def _locked(descriptor: int, kind: int) -> bool:

@@ -165,7 +165,7 @@ class LeftOut:
         self.reasons = Counter[str]()
         self._first: list[dict[str, str]] = []
         self._digest = hashlib.sha256()
-        self._publishing = publish(path, sync=False)
+        self._publishing = publish(path)
 
     def __enter__(self) -> LeftOut:
         self._file = self._publishing.__enter__()
@@ -194,11 +194,20 @@ class LeftOut:
 
 
 def unit_lines(unit: Unit) -> list[str]:
-    """Read the plan's rows of a tar."""
+    """Read the plan's rows of a tar.
+
+    Raises:
+        ChangedError: They are not as many as the plan says.
+    """
     offset, size = unit.rows
     with (unit.output / PROGRESS / ROWS).open("rb") as file:
         file.seek(offset)
         lines: list[str] = file.read(size).decode().splitlines()
+    if len(lines) != unit.tar.count:
+        raise ChangedError(
+            f"expected {unit.tar.count} rows of {unit.tar.name} in {unit.output / PROGRESS / ROWS}, found {len(lines)}"
+            "\n  run the same command again"
+        )
     return lines
 
 

@@ -299,7 +299,7 @@ def _nothing(survey: _Survey) -> str:
 def _cut(chosen: Sorter, job: Job, tars: Sequence[Tar], options: ReshardOptions) -> list[Unit]:
     """Write the plan's rows under their final keys; each tar has its slice of them."""
     units, lines = [], chosen.drain()
-    with publish(job.work / ROWS, sync=False) as plan:
+    with publish(job.work / ROWS) as plan:
         for tar in tars:
             offset, digest, frames = plan.tell(), hashlib.sha256(f"{tar.split} {options.dtype}\n".encode()), 0
             for index, line in enumerate(islice(lines, tar.count), tar.first):

@@ -147,7 +147,7 @@ def _cut(processed: AnyPath, job: Job, tars: list[Tar], key_format: str | None) 
     units = []
     with contextlib.ExitStack() as stack:
         rows = {split: stack.enter_context((job.spill / split).open(encoding="utf-8")) for split in SPLITS}
-        plan: IO[bytes] = stack.enter_context(publish(job.work / ROWS, sync=False))
+        plan: IO[bytes] = stack.enter_context(publish(job.work / ROWS))
         for tar in tars:
             offset, digest, frames, newest = plan.tell(), hashlib.sha256(), 0, 0
             for index, line in enumerate(islice(rows[tar.split], tar.count), tar.first):

@@ -124,6 +124,17 @@ def test_a_tar_that_is_lost_meanwhile_is_packed_again(triples: Path, whole: dict
     assert contents(out) == whole
 
 
+def test_rows_that_are_cut_off_give_no_short_tar(triples: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack(triples, out, Share(part=1, of=2))
+    rows = out / ".progress/rows"
+    rows.write_bytes(rows.read_bytes()[:-60])
+    with pytest.raises(InputError, match=r"expected 2 rows of ds_00003\.tar .* found 1\n  run the same command again"):
+        pack(triples, out)
+    assert pack(triples, out).samples == 7
+    assert contents(out) == whole
+
+
 def test_records_of_another_plan_do_not_count(triples: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(triples, out, Share(part=1, of=2))
