@@ -319,6 +319,13 @@ def read_npy_header(head: bytes) -> NpyHeader:
     Raises:
         ValueError: It is no npy file, or one of Python objects.
     """
+    if head[6:7] == b"\1":  # its length is in bytes 8 and 9
+        head = head[: 10 + int.from_bytes(head[8:10], "little")]
+    return _npy_header(head)
+
+
+@lru_cache(1024)  # the heads of a dataset differ in frame_count only
+def _npy_header(head: bytes) -> NpyHeader:
     file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -170,15 +170,19 @@ def read_members(file: Readable) -> Iterator[tuple[str, bytes]]:
     """
     position, long_name = 0, None
     while header := file.read(BLOCK):
-        if not any(header):
+        plain = _plain_size(header) if long_name is None else -1
+        if plain < 0 and not any(header):
             return
-        size = _member_size(header, position)
+        size = plain if plain >= 0 else _member_size(header, position)
         data = file.read(size)
         if len(data) + len(file.read(-size % BLOCK)) < size + -size % BLOCK:
             raise ValueError(f"the tar ends inside a member that begins at byte {position}")
-        if header[_TYPE] in _FILES:
-            yield _name(header, long_name), data
-        long_name = _long_name(header, data, long_name, position)
+        if plain >= 0:
+            yield header[:_NAME_BYTES].rstrip(b"\0").decode("utf-8", "replace"), data
+        else:
+            if header[_TYPE] in _FILES:
+                yield _name(header, long_name), data
+            long_name = _long_name(header, data, long_name, position)
         position += BLOCK + size + -size % BLOCK
     raise ValueError(f"the tar has no end mark; its writer stopped or it was cut off at byte {position}")
 
@@ -206,16 +210,15 @@ def index_members(tar: bytes | memoryview | mmap.mmap) -> Iterator[Member]:
     position, end, long_name = 0, len(tar), None
     while position < end:
         header = bytes(tar[position : position + BLOCK])
-        raw, size = header[:_NAME_BYTES].rstrip(b"\0"), header[_SIZE]
-        plain = long_name is None and header == _header(raw, size) and size[:11].isdigit() and size[11:] == b"\0"
-        if not plain and not any(header):
+        plain = _plain_size(header) if long_name is None else -1
+        if plain < 0 and not any(header):
             return
-        count = int(size[:11], 8) if plain else _member_size(header, position)
+        count = plain if plain >= 0 else _member_size(header, position)
         begin, after = position + BLOCK, position + BLOCK + count + -count % BLOCK
         if after > end:
             raise ValueError(f"the tar ends inside a member that begins at byte {position}")
-        if plain:
-            yield Member(raw.decode("utf-8", "replace"), begin, count, True)
+        if plain >= 0:
+            yield Member(header[:_NAME_BYTES].rstrip(b"\0").decode("utf-8", "replace"), begin, count, True)
         else:
             if header[_TYPE] in _FILES:
                 yield Member(_name(header, long_name), begin, count, False)
@@ -244,6 +247,13 @@ def _header(raw: bytes, octal: bytes, kind: bytes = b"0") -> bytes:
         kind,
         _REST,
     )
+
+
+def _plain_size(header: bytes) -> int:
+    """Give the size of a member whose header is the one block that `add` writes, else -1."""
+    raw, size = header[:_NAME_BYTES].rstrip(b"\0"), header[_SIZE]
+    plain = header == _header(raw, size) and size[:11].isdigit() and size[11:] == b"\0"
+    return int(size[:11], 8) if plain else -1
 
 
 def _name(header: bytes, long_name: bytes | None) -> str:
