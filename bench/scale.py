@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from measure import machine, parser, write
 
-from embedshard.processed import DatasetInfo, write_info, write_triple
+from embedshard.processed import DatasetInfo, json_bytes, npy_bytes, part_name, write_info
 from embedshard.shard.pack import shard
 from embedshard.shard.plan import ShardOptions
 from embedshard.tar import write_members
@@ -45,12 +45,13 @@ HOUR = 3600.0
 class Costs:
     """Measured: seconds of one core a sample, and bytes a sample.
 
-    `plan` is what `shard` does in one process, `pack` what its workers share.
+    `look` and `pack` are what the workers of `shard` share, `sort` what one process does.
     """
 
     decode: float
     part: float
-    plan: float
+    look: float
+    sort: float
     pack: float
     part_bytes: float
     shard_bytes: float
@@ -198,18 +199,20 @@ def triples(count: int) -> Iterator[tuple[str, npt.NDArray[np.float16], str, dic
 
 
 def measure(count: int, decode: float) -> Costs:
-    """Write `count` triples loose, as parts and as shards, by the package's own code, and time the last two."""
+    """Write `count` triples as parts and as shards, by the package's own code, and time both."""
     with tempfile.TemporaryDirectory() as name:
         folder, stages = Path(name), dict[str, float]()
         write_info(folder / "in", DatasetInfo({"embed_dim": DIM}, {"name": "bench"}))
-        for triple in triples(count):
-            write_triple(folder / "in/train", *triple)
-        files = sorted((folder / "in/train").iterdir())
-        loose = sum(-(-file.stat().st_size // BLOCK) * BLOCK for file in files)
-        members = [(file.name, file.read_bytes()) for file in files]
+        (folder / "in/train").mkdir()
+        members = [
+            (f"{key}.{part}", data)
+            for key, array, caption, meta in triples(count)
+            for part, data in (("json", json_bytes(meta)), ("npy", npy_bytes(array)), ("txt", caption.encode()))
+        ]
+        loose = sum(-(-len(data) // BLOCK) * BLOCK for _, data in members)
         begun, size = time.process_time(), 0
         for start in range(0, len(members), 3 * UNIT):
-            with (folder / "part.tar").open("wb") as part:
+            with (folder / "in/train" / part_name(start)).open("wb") as part:
                 size += write_members(part, members[start : start + 3 * UNIT])[0]
                 os.fsync(part.fileno())
         part_seconds = time.process_time() - begun
@@ -224,10 +227,8 @@ def measure(count: int, decode: float) -> Costs:
         marks.append(("", time.process_time()))
     for (stage, at), (_, until) in pairwise(marks):
         stages[stage] = until - at
-    pack, plan = stages["packing"], sum(stages.values()) - stages["packing"]
-    return Costs(
-        decode, part_seconds / count, plan / count, pack / count, size / count, report.bytes / count, loose / count
-    )
+    look, sort, pack = (stages[stage] / count for stage in ("planning", "sorting", "packing"))
+    return Costs(decode, part_seconds / count, look, sort, pack, size / count, report.bytes / count, loose / count)
 
 
 def decode_seconds() -> float:
@@ -269,7 +270,7 @@ def row_of(samples: int, cluster: Cluster, costs: Costs, seed: int) -> dict[str,
         "node_samples": UNIT * (outcome.handed_again_with_nodes / nodes if nodes else size * IN_FLIGHT),
         "node_gpu_minutes": (outcome.lost_with_nodes / nodes if nodes else size * cluster.unit / 2) / 60,
         "node_restart_minutes": size * cluster.restart / 60,
-        "shard_hours": samples * (costs.plan + costs.pack / cluster.workers) / HOUR,
+        "shard_hours": samples * (costs.sort + (costs.look + costs.pack) / cluster.workers) / HOUR,
         "outcome": asdict(outcome),
     }
 
@@ -279,7 +280,7 @@ def sizes_of(samples: int, costs: Costs) -> dict[str, Any]:
     units, shards = -(-samples // UNIT), -(-samples // SHARD)
     return {
         "samples": samples,
-        "files": {"loose": 3 * samples, "parts": units, "shards": shards + 4},
+        "files": {"loose": 3 * samples, "parts": units, "shards": 2 * shards + 4},
         "bytes": {
             "loose": costs.loose_bytes * samples,
             "parts": costs.part_bytes * samples,
@@ -344,7 +345,10 @@ def main() -> None:
     samples = arguments.samples or ([10_000_000] if arguments.quick else [10_000_000, 1_000_000_000])
     head, worker = machine("numpy"), cluster_of(arguments, costs, 1).unit / UNIT
     print(f"A simulation, from costs measured on {head}, per sample: {costs.decode * 1e3:.1f} ms of a core to encode,")
-    print(f"{costs.part * 1e6:.0f} us to write to a part, {costs.plan * 1e6:.0f} + {costs.pack * 1e6:.0f} us to shard.")
+    print(
+        f"{costs.part * 1e6:.0f} us to write to a part; to shard {costs.look * 1e6:.0f} us to look at, "
+        f"{costs.sort * 1e6:.0f} to sort, {costs.pack * 1e6:.0f} to pack."
+    )
     print(
         f"A worker: {arguments.cores:g} cores, {1 / worker:.0f} samples/s, {FRAMES / worker:.0f} frames/s for its GPU."
     )

@@ -65,4 +65,4 @@ def test_sizes_are_those_of_written_samples(scale: ModuleType) -> None:
     assert 512 * 10 * 2 < costs.shard_bytes < costs.loose_bytes < 30_000
     assert costs.part > 0 < costs.pack
     sizes = scale.sizes_of(10_001, costs)
-    assert sizes["files"] == {"loose": 30_003, "parts": 11, "shards": 6}
+    assert sizes["files"] == {"loose": 30_003, "parts": 11, "shards": 8}

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any
 
 from embedshard.errors import InputError
@@ -61,8 +60,9 @@ def scan(processed: AnyPath, options: ShardOptions, job: Job) -> Plan:
     lines, dims = _survey(processed, options, job)
     dim = _embed_dim(processed, info, dims, before)
     chosen = _Chosen()
+    job.begin("sorting", len(lines))
     with LeftOut(job.work / LEFT_OUT) as left_out:
-        _choose(lines, chosen, left_out, (dim, before), (job.spill, options))
+        _choose(lines, chosen, left_out, (dim, before), (job, options))
     if not chosen.counts and not before:
         raise InputError(_nothing(processed, left_out.reasons, failed["total"]))
     there = (len(before.records), before.samples) if before else (0, 0)
@@ -113,16 +113,17 @@ def _choose(
     chosen: _Chosen,
     left_out: LeftOut,
     wanted: tuple[int | None, Before | None],
-    rest: tuple[Path, ShardOptions],
+    rest: tuple[Job, ShardOptions],
 ) -> None:
     """Write what is to be packed into a file for each split, in order, and list the rest but for what is packed."""
-    (dim, before), (spill, options), last, taken_from = wanted, rest, "", ""
+    (dim, before), (job, options), last, taken_from = wanted, rest, "", ""
     with contextlib.ExitStack() as stack:
-        rows = [stack.enter_context((spill / split).open("w", encoding="utf-8")) for split in SPLITS]
-        media = stack.enter_context((spill / _MEDIA).open("w", encoding="utf-8"))
+        rows = [stack.enter_context((job.spill / split).open("w", encoding="utf-8")) for split in SPLITS]
+        media = stack.enter_context((job.spill / _MEDIA).open("w", encoding="utf-8"))
         packed = stack.enter_context(Packed(before))
         for text in lines.drain():
             line = Line(*text.split("\t"))
+            job.progress(1)
             if packed.holds(line.order) and line.whole:
                 continue
             split = SPLITS[int(line.split)]

@@ -20,11 +20,15 @@ class Sorter:
         self._stem = stem
         self._files: list[Path] = []
         self._run: list[str] = []
-        self._spilled = 0
+        self._spilled = self._added = 0
+
+    def __len__(self) -> int:
+        return self._added
 
     def add(self, line: str) -> None:
         """Add a line, without its end."""
         self._run.append(line)
+        self._added += 1
         if len(self._run) == _RUN:
             self._spill(sorted(self._run))
             self._run.clear()

@@ -382,7 +382,7 @@ def test_each_stage_says_how_many_samples_it_has(triples: Path, tmp_path: Path) 
         )
         return [[name, total, sum(done)] for name, total, *done in stages]  # type: ignore[arg-type]
 
-    plan = [["planning", 7, 7]]
+    plan = [["planning", 7, 7], ["sorting", 7, 7]]
     assert run() == [*plan, ["packing", 7, 7]]
     (tmp_path / "out/ds_00000.tar").unlink()
     assert run() == [*plan, ["packing", 2, 2]]
@@ -438,7 +438,7 @@ def uninterrupted(linked: Make, tmp_path_factory: pytest.TempPathFactory) -> dic
     ("moment", "workers"),
     [
         (".tmp-spill-*", 1),
-        (".progress/.tmp-rows", 1),
+        (".progress/rows", 1),
         (".progress/plan.json", 1),
         (".tmp-*-ds_00003.tar", 1),
         ("ds_00007.tar", 1),
