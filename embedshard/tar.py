@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 __all__ = ["BLOCK", "MAX_MEMBER", "Member", "Readable", "TarWriter", "index_members", "mapped", "padded_size"]
-__all__ += ["read_members", "write_members"]
+__all__ += ["member_size", "read_members", "write_members"]
 
 MAX_MEMBER = 8 * 1024**3 - 1  # eleven octal digits
 BLOCK = 512
@@ -158,6 +158,12 @@ def padded_size(size: int) -> int:
     """Give the size of a tar whose last member ends at byte `size`: with an end mark, in whole records of 10240."""
     size += -size % BLOCK + 2 * BLOCK
     return size + -size % _RECORD
+
+
+def member_size(header: bytes) -> int:
+    """Give the size of the member that a header is of, -1 where it is no header."""
+    size = header[_SIZE].rstrip(b"\0 ")
+    return int(size, 8) if header[257:262] == b"ustar" and size.isdigit() else -1
 
 
 def read_members(file: Readable) -> Iterator[tuple[str, bytes]]:

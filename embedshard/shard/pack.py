@@ -20,7 +20,7 @@ from typing import Any
 
 from embedshard.engine import MakeWorker, Worker, each
 from embedshard.errors import InputError
-from embedshard.processed import INFO, part_paths, require_processed, unfinished
+from embedshard.processed import INFO, part_name, part_paths, require_processed, unfinished, unit_records
 from embedshard.remote import AnyPath, RemoteError
 from embedshard.sample import SPLITS
 from embedshard.shard.card import card
@@ -231,14 +231,15 @@ def _source(processed: AnyPath, output: AnyPath, options: ShardOptions) -> Any:
     """Give a value that is another one when triples come, go or change, without a look at each of them."""
     how = {name: value for name, value in asdict(options).items() if name not in ("workers", "overwrite")}
     found: list[Any] = [how, str(processed), _text(processed / INFO), _text(output / INDEX) if options.append else ""]
-    for split in SPLITS:
-        folder = processed / split
-        paths = part_paths(folder) if folder.is_dir() else []
-        if folder.is_dir() and isinstance(folder, Path):
-            paths.append(folder)  # it changes when a loose file comes, goes or is replaced
-        for stat in (path.stat() for path in paths):
-            found.append([stat.st_size, getattr(stat, "st_mtime_ns", 0)])
-    return found
+    recorded = {part_name(record["unit"]): record["sha256"] for record in unit_records(processed)}
+    for folder in (processed / split for split in SPLITS if (processed / split).is_dir()):
+        paths = part_paths(folder)
+        if isinstance(folder, Path):
+            paths.append(folder)  # which changes when a loose file comes, goes or is replaced
+        for path in paths:
+            stat = path.stat() if isinstance(path, Path) or path.name not in recorded else None
+            found.append((path.name, recorded.get(path.name), stat and stat.st_size, getattr(stat, "st_mtime_ns", 0)))
+    return json.loads(json.dumps(found))  # as it is read again
 
 
 def _text(path: AnyPath) -> str:

@@ -18,7 +18,7 @@ from embedshard.processed import Entry, Place
 from embedshard.remote import Url
 from embedshard.shard.offsets import OffsetRow
 from embedshard.shard.triple import BadTripleError, Reader
-from embedshard.tar import BLOCK, TarWriter
+from embedshard.tar import BLOCK, TarWriter, member_size
 
 __all__ = ["ReadTriple", "loose_place", "pack_row", "part_place", "read_rows", "renamed"]
 
@@ -125,12 +125,15 @@ def _read(reader: Reader, line: str, newest: int) -> ReadTriple:
         block, changed = reader.range(part, first, ranges[4] + ranges[5] + -ranges[5] % BLOCK - first)
         places = tuple((ranges[at] - first, ranges[at + 1]) for at in (0, 2, 4))
         found = ReadTriple(key, int(frames), (), block, places)
+        headers = [block[offset - BLOCK : offset] for offset, _ in places]
     else:
         spans = [(ranges[at], ranges[at + 1]) for at in (0, 2, 4)]
-        read = [reader.range(part, offset, size) if size >= 0 else (b"{}", 0) for offset, size in spans]
+        read = [reader.range(part, offset - BLOCK, size + BLOCK) for offset, size in spans if size >= 0]
         changed = max(change for _, change in read)
-        found = ReadTriple(key, int(frames), tuple(data for data, _ in read))
-    if changed > newest:
+        headers, pieces = [data[:BLOCK] for data, _ in read], [data[BLOCK:] for data, _ in read]
+        found = ReadTriple(key, int(frames), (*[b"{}"] * (3 - len(pieces)), *pieces))
+    sizes = [size for size in ranges[1::2] if size >= 0]
+    if changed > newest or [member_size(header) for header in headers] != sizes:
         raise BadTripleError(f"{part} has changed")
     return found
 

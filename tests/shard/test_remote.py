@@ -46,11 +46,11 @@ def test_shards_on_a_storage_are_those_of_a_disk(
     triples: Path, remote: Url, bucket: str, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     pack(triples, tmp_path / "disk")
-    proxy.unavailable, proxy.cut_down, proxy.cut_up = 0.1, 0.05, 0.05
+    proxy.unavailable, proxy.cut_down, proxy.cut_up = 0.05, 0.03, 0.03
     out = Url(f"{bucket}/shards")
     assert pack(remote, out).samples == 7
     assert stored(out) == contents(tmp_path / "disk")
-    assert proxy.counts["unavailable"] > 5
+    assert proxy.counts["unavailable"] > 3
     assert pack(remote, out).unchanged
     pack(remote, tmp_path / "from storage")
     assert contents(tmp_path / "from storage") == contents(tmp_path / "disk")
@@ -89,6 +89,22 @@ def test_damage_on_a_storage_is_named(remote: Url, bucket: str, tmp_path: Path) 
     fs.pipe_file(part, fs.cat_file(part)[:700])
     with pytest.raises(InputError, match=r"part-000002\.tar is damaged"):
         pack(remote, tmp_path / "out")
+
+
+@pytest.mark.parametrize("key_format", [None, "vid_{index:09d}"])
+def test_a_part_that_is_replaced_meanwhile_gives_no_tar(
+    triples: Path, remote: Url, bucket: str, key_format: str | None
+) -> None:
+    import s3fs
+
+    def begin(stage: str, total: int | None) -> None:
+        if stage == "packing":
+            fs = s3fs.S3FileSystem()
+            fs.pipe_file(f"{remote}/test/part-000000.tar", bytes(512) + fs.cat_file(f"{remote}/test/part-000000.tar"))
+
+    options = ShardOptions(maxcount=2, key_format=key_format)
+    with pytest.raises(InputError, match=r"part-000000\.tar has changed\n  run the same command again"):
+        shard(remote, Url(f"{bucket}/shards"), options, lambda n: None, begin)
 
 
 def test_an_outage_ends_the_run_and_the_next_goes_on(remote: Url, bucket: str, proxy: FaultyProxy) -> None:
