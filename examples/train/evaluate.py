@@ -119,19 +119,21 @@ def classify(
 
 
 def load_model(run: Path, texts: Texts) -> tuple[VideoText, Mapping[str, Any]]:
-    """Load the model of a folder that `train.py` wrote, and the options it was trained with.
+    """Load the model of a folder that `train.py` wrote, and what it was trained with.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it was trained on embeddings of another CLIP model than that of `texts`.
     """
     path = run / "checkpoint.pt"
     if not path.is_file():
-        raise InputError(f"no {path}; expected the --out of train.py")
+        raise InputError(f"no {path}; expected the folder OUT of train.py")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    options = checkpoint["options"]
-    model = VideoText(options["pooling"], options["seq_len"], texts.frame_mean, texts.text_mean)
+    setting = checkpoint["setting"]
+    if setting["encoder"] != texts.encoder:
+        raise InputError(f"expected embeddings by {setting['encoder']}, as {run} was trained on, found {texts.encoder}")
+    model = VideoText(setting["pooling"], setting["seq_len"], texts.frame_mean, texts.text_mean)
     model.load_state_dict(checkpoint["model"])
-    return model.eval(), options
+    return model.eval(), setting
 
 
 def _classes(encoded: Encoded, field: str) -> tuple[list[str], list[str]]:
@@ -157,9 +159,9 @@ def _classes(encoded: Encoded, field: str) -> tuple[list[str], list[str]]:
 def main(run: Path, shards: str, texts: str, **given: Any) -> None:
     """Print, as JSON, how well the model of the folder RUN retrieves (and classifies) the clips of SHARDS."""
     known = read_texts(texts)
-    model, options = load_model(run, known)
+    model, setting = load_model(run, known)
     with ranks.started() as device:
-        reading = Reading(shards, options["batch_size"], options["seq_len"])
+        reading = Reading(shards, setting["batch_size"], setting["seq_len"])
         encoded = encode_split(model.to(device), reading, known, given["split"], device)
         scores: dict[str, Mapping[str, float]] = dict(retrieve(model, encoded, known))
         if given["label"]:

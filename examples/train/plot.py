@@ -1,7 +1,4 @@
-"""Draw the curves of one or several runs of train.py: the loss, and recall on the validation split.
-
-python plot.py curves.png RUN [RUN ...]
-"""
+"""Draw the curves of runs of train.py: `python plot.py curves.png RUN [RUN ...]`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Embed every caption of the shards once, by the text tower of the CLIP model that embedded their frames.
 
-python texts.py SHARDS TEXTS.npz --model ViT-B-32 --pretrained laion2b_s34b_b79k
+    python texts.py SHARDS TEXTS.npz --model ViT-B-32 --pretrained laion2b_s34b_b79k
+
+They are all held in memory, there and in every rank of a training: 2 GB for a million captions of 512 numbers.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Run:
         options: Of it.
         model: On its device.
         optimizer: Of the model.
+        setting: What a stopped training has to be gone on with.
         epoch: That is running, from 0.
         batch: Steps of this epoch that are done.
         samples: Seen since the start, on all ranks.
@@ -83,6 +84,7 @@ class Run:
     options: TrainOptions
     model: VideoText
     optimizer: torch.optim.Optimizer
+    setting: dict[str, Any]
     epoch: int = 0
     batch: int = 0
     samples: int = 0
@@ -131,7 +133,8 @@ def _begin(texts: Texts, options: TrainOptions, device: torch.device) -> Run:
     matrices = [weights for weights in model.parameters() if weights.ndim > 1]
     others = [weights for weights in model.parameters() if weights.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return Run(options, model, torch.optim.AdamW(groups, options.lr, weight_decay=options.weight_decay))
+    setting = {"ranks": ranks.count(), "encoder": texts.encoder, "train": texts.counts["train"], **asdict(options)}
+    return Run(options, model, torch.optim.AdamW(groups, options.lr, weight_decay=options.weight_decay), setting)
 
 
 def _step(run: Run, wrapped: nn.Module, batch: Batch, sizes: list[int], in_epoch: int) -> None:
@@ -155,7 +158,7 @@ def _step(run: Run, wrapped: nn.Module, batch: Batch, sizes: list[int], in_epoch
 def _rate(options: TrainOptions, progress: float) -> float:
     """Give the learning rate at a `progress` of 0 to 1."""
     if progress < options.warmup:
-        return options.lr * (progress + 1e-3) / (options.warmup + 1e-3)
+        return options.lr * progress / options.warmup
     fallen = min(1.0, (progress - options.warmup) / (1 - options.warmup))
     return options.lr * (1 + math.cos(math.pi * fallen)) / 2
 
@@ -178,7 +181,7 @@ def _save(run: Run, out: Path) -> None:
     if ranks.rank() != 0:
         return
     state = {
-        "options": asdict(run.options) | {"ranks": ranks.count()},
+        "setting": run.setting,
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         **{name: getattr(run, name) for name in ("epoch", "batch", "samples", "history")},
@@ -194,12 +197,12 @@ def _restore(run: Run, out: Path) -> None:
     if not path.is_file():
         return
     state = torch.load(path, map_location=run.model.frame_mean.device, weights_only=True)
-    now = asdict(run.options) | {"ranks": ranks.count()}
-    changed = [f"{name} {value} (now {now[name]})" for name, value in state["options"].items() if now[name] != value]
+    now = run.setting
+    changed = [f"{name} {value} (now {now[name]})" for name, value in state["setting"].items() if now[name] != value]
     if changed:
         raise InputError(
             f"{out} holds a training with {', '.join(changed)}; "
-            "go on with the options it was begun with, or begin another folder"
+            "go on with what it was begun with, or begin another folder"
         )
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])

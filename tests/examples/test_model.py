@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import metrics
+import numpy as np
 import pytest
 import torch
 from model import POOLINGS, VideoText
@@ -66,3 +68,19 @@ def test_every_weight_has_a_gradient_even_of_no_sample(pooling):
         # A key's bias shifts all logits of a query alike.
         idle = {name for name, norm in norms.items() if norm < 1e-6 and "to_key.bias" not in name}
         assert not idle or len(frames) == 0, idle
+
+
+def test_untrained_it_classifies_real_embeddings(shared_data):
+    """Pictures and class names by OpenAI's ViT-B/32; the names are those of LVIS."""
+    files = (np.load(shared_data / f"golden_clip/clip_vitb32_{name}.npz") for name in ("images", "lvis_text"))
+    pictures, classes = files
+    frames, texts = (torch.from_numpy(found).float() for found in (pictures["image_embs"], classes["text_embs"]))
+    means = (functional.normalize(rows, dim=-1).mean(0) for rows in (frames, texts))
+    model = VideoText("attention", 8, *means)
+    videos, captions, _ = model(frames[:, None], torch.ones(len(frames), 1, dtype=torch.bool), texts)
+    shown = {"cr_123_456.jpg": "kitten", "cr_456_123.jpg": "kitten", "cr_321_421.jpg": "coconut"}
+    rows = [list(pictures["files"]).index(file) for file in shown]
+    scores = metrics.accuracy(videos[rows] @ captions.T, list(shown.values()), [str(name) for name in classes["names"]])
+    assert scores["top-5"] == 1
+    assert scores["top-1"] == pytest.approx(2 / 3)
+    assert scores["chance top-5"] < 0.005

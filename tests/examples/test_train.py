@@ -57,7 +57,7 @@ def test_held_out_recall_is_far_above_chance_and_attention_sees_what_the_mean_ca
             assert score > {1: 5, 5: 4, 10: 2.5}[k] * chance, (way, k)
         assert found["attention"][way]["R@1"] > found["mean"][way]["R@1"]
     # Which of two colours came first is a coin toss for the mean.
-    assert found["mean"]["zero_shot"]["top-1"] < 0.6 < 0.7 < found["attention"]["zero_shot"]["top-1"]
+    assert found["mean"]["zero_shot"]["top-1"] < 0.5 < found["attention"]["zero_shot"]["top-1"]
 
 
 def test_no_caption_is_in_two_splits(out, texts):
@@ -67,14 +67,13 @@ def test_no_caption_is_in_two_splits(out, texts):
     assert texts.counts == {"train": 180, "val": 36, "test": 72}
 
 
-def test_untrained_it_is_at_chance(out, texts, tmp_path):
-    train.train(str(out / "shards"), texts, tmp_path, replace(OPTIONS, epochs=0), CPU)
-    assert not (tmp_path / "checkpoint.pt").exists()
+def test_untrained_it_is_near_chance(out, texts, tmp_path):
     history = train.train(str(out / "shards"), texts, tmp_path, replace(OPTIONS, epochs=0), CPU).history
-    assert history[0]["text_to_video"]["R@1"] < 0.2
+    assert history[0]["text_to_video"]["R@1"] < 4 * history[0]["text_to_video"]["chance R@1"]
 
 
 def test_the_curves_are_drawn(runs, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[examples]')")
     plot.plot(tmp_path / "curves.png", list(runs.values()))
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"history\.json"):
@@ -84,6 +83,11 @@ def test_the_curves_are_drawn(runs, tmp_path):
 def test_a_run_keeps_to_its_options(out, texts, runs):
     with pytest.raises(InputError, match=r"epochs 30 \(now 31\)"):
         train.train(str(out / "shards"), texts, runs["mean"], replace(OPTIONS, pooling="mean", epochs=31), CPU)
+    other = replace(texts, encoder={"model": "ViT-B-32", "pretrained": "openai"})
+    with pytest.raises(InputError, match=r"now.*ViT-B-32"):
+        train.train(str(out / "shards"), other, runs["mean"], replace(OPTIONS, pooling="mean"), CPU)
+    with pytest.raises(InputError, match=r"found.*ViT-B-32"):
+        evaluate.load_model(runs["mean"], other)
 
 
 def test_a_run_that_is_done_stays_as_it_is(out, texts, runs):
