@@ -27,7 +27,7 @@ from torch.nn import functional
 from embedshard.encode.clip import ModelOptions
 from embedshard.errors import InputError
 
-__all__ = ["Encoded", "classify", "encode_split", "load_model", "main", "retrieve", "zero_shot"]
+__all__ = ["Encoded", "encode_split", "load_model", "main", "retrieve", "zero_shot"]
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,6 @@ def zero_shot(model: VideoText, texts: Texts, prompts: Sequence[Sequence[str]], 
     return functional.normalize(features.view(len(prompts), -1, features.shape[1]).mean(1), dim=-1)
 
 
-def classify(
-    videos: torch.Tensor, classifier: torch.Tensor, labels: Sequence[str], classes: Sequence[str]
-) -> dict[str, float]:
-    """Score a zero-shot classification; see `metrics.accuracy`.
-
-    Args:
-        videos: (n, dim), of length 1.
-        classifier: (classes, dim), of length 1.
-        labels: The class of each video.
-        classes: Their names.
-    """
-    return metrics.accuracy(videos @ classifier.T, labels, classes)
-
-
 def load_model(run: Path, texts: Texts) -> tuple[VideoText, Mapping[str, Any]]:
     """Load the model of a folder that `train.py` wrote, and what it was trained with.
 
@@ -145,6 +131,13 @@ def _classes(encoded: Encoded, field: str) -> tuple[list[str], list[str]]:
     return labels, sorted(set(labels))
 
 
+def _prompts(templates: Sequence[str], name: str) -> list[str]:
+    for template in templates:
+        if "{}" not in template:
+            raise InputError(f"expected a template with {{}} in the place of the class, found {template!r}")
+    return [template.replace("{}", name) for template in templates]
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("shards")
@@ -167,11 +160,11 @@ def main(run: Path, shards: str, texts: str, **given: Any) -> None:
         if given["label"]:
             once = encoded.once()
             labels, classes = _classes(once, given["label"])
+            prompts = [_prompts(given["template"], name) for name in classes]
             if not given["clip"]:
                 raise InputError("expected --model (and --pretrained) beside --label: prompts are embedded by CLIP")
-            prompts = [[template.format(name) for template in given["template"]] for name in classes]
             classifier = zero_shot(model, known, prompts, ModelOptions(given["clip"], given["pretrained"]))
-            scores["zero_shot"] = classify(once.videos, classifier, labels, classes)
+            scores["zero_shot"] = metrics.accuracy(once.videos @ classifier.T, labels, classes)
         if ranks.rank() == 0:
             click.echo(json.dumps(scores, indent=2))
 

@@ -68,13 +68,13 @@ class TrainOptions:
 
 @dataclass
 class Run:
-    """A training that is under way; all but what does not change goes into its checkpoint.
+    """A training that is under way.
 
     Attributes:
         options: Of it.
         model: On its device.
         optimizer: Of the model.
-        setting: What a stopped training has to be gone on with.
+        setting: What a training that was stopped has to be gone on with.
         epoch: That is running, from 0.
         batch: Steps of this epoch that are done.
         samples: Seen since the start, on all ranks.
@@ -102,7 +102,7 @@ def train(shards: str, texts: Texts, out: Path, options: TrainOptions, device: t
         device: This rank's.
 
     Raises:
-        InputError: `out` holds a training with other options or another number of ranks, or a split is missing.
+        InputError: `out` holds a training with another setting, or a split is missing.
     """
     run = _begin(texts, options, device)
     _restore(run, out)
@@ -197,8 +197,8 @@ def _restore(run: Run, out: Path) -> None:
     if not path.is_file():
         return
     state = torch.load(path, map_location=run.model.frame_mean.device, weights_only=True)
-    now = run.setting
-    changed = [f"{name} {value} (now {now[name]})" for name, value in state["setting"].items() if now[name] != value]
+    then, now = state["setting"], run.setting
+    changed = [f"{name} {then[name]} (now {now[name]})" for name in now if now[name] != then[name]]
     if changed:
         raise InputError(
             f"{out} holds a training with {', '.join(changed)}; "
@@ -215,15 +215,30 @@ def _restore(run: Run, out: Path) -> None:
 @click.argument("texts")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--pooling", type=click.Choice(list(POOLINGS)), default="attention", show_default=True)
-@click.option("--epochs", default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(0), default=20, show_default=True)
 @click.option("--batch-size", default=256, show_default=True, help="Samples of a step on each rank.")
 @click.option("--seq-len", default=32, show_default=True, help="Most frames of a clip.")
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
-@click.option("--warmup", default=0.1, show_default=True, help="Part of the run in which it rises.")
+@click.option(
+    "--warmup",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Part of the run in which it rises.",
+)
 @click.option("--weight-decay", default=0.05, show_default=True)
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
-@click.option("--log-every", default=10, show_default=True, metavar="STEPS", help="Records of the loss.")
-@click.option("--save-every", default=0, show_default=True, metavar="STEPS", help="Checkpoints within an epoch.")
+@click.option(
+    "--log-every", type=click.IntRange(1), default=10, show_default=True, metavar="STEPS", help="Records of the loss."
+)
+@click.option(
+    "--save-every",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="STEPS",
+    help="Checkpoints within an epoch.",
+)
 @click.option("--val", default="val", show_default=True, help="Split to evaluate.")
 @click.option("--workers", default=0, show_default=True, help="Reading processes of each rank.")
 @click.option("--seed", default=0, show_default=True)

@@ -137,6 +137,17 @@ def test_another_file_and_no_run_are_told(out, tmp_path):
         evaluate.load_model(tmp_path, read_texts(out / "texts.npz"))
 
 
+def test_zero_shot_needs_labels_a_place_for_them_and_clip(out, runs):
+    given = [str(word) for word in (runs["mean"], out / "shards", out / "texts.npz")]
+    for words, said in (
+        (["--label", "lable"], "lable"),
+        (["--label", "change", "--template", "a video"], "a video"),
+        (["--label", "change"], "--model"),
+    ):
+        with pytest.raises(InputError, match=said):
+            CliRunner().invoke(evaluate.main, [*given, *words], catch_exceptions=False)
+
+
 def test_a_bad_input_is_one_line(out, tmp_path):
     words = [sys.executable, str(TRAIN / "train.py"), str(out / "shards"), str(tmp_path / "none"), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)
