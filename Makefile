@@ -24,7 +24,7 @@ bench: $(READY)  ## every measurement that needs no GPU, in short
 		$(BIN)/python bench/$$name.py --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo-out train-out
+	rm -rf $(VENV) demo-out
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
