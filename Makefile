@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check soak bench clean
+.PHONY: demo test check soak interop bench clean
 
 demo: $(READY)  ## install, then make a small dataset and take it all the way to batches
 	$(BIN)/python examples/demo.py demo-out
@@ -19,12 +19,17 @@ check: $(READY)  ## format, lint, types
 soak: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m soak
 
+interop:  ## other libraries over our shards, with those that `make test` has not
+	test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet --editable '.[dev]' megatron-energon 'webdataset==0.2.86'
+	.venv-interop/bin/python -m pytest -rs tests/load
+
 bench: $(READY)  ## every measurement that needs no GPU, in short
-	for name in decode pictures encode encode_bound memory prepare pack load scale; do \
+	for name in decode pictures encode encode_bound memory prepare pack load access scale; do \
 		$(BIN)/python bench/$$name.py --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) .venv-interop demo-out
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

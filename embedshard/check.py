@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -32,12 +32,14 @@ from embedshard.processed import (
     unfinished,
     unit_records,
 )
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress, expected_dim
+from embedshard.shard.offsets import offsets_bytes, offsets_path, walk_offsets
 from embedshard.shard.plan import triple_key
 from embedshard.shard.table import INDEX, PROGRESS, SIZES, SPLITS_CSV, read_splits
 from embedshard.shard.triple import BadTripleError, Reader, check_array, media_id, read_caption, read_metadata
-from embedshard.store import is_temporary
+from embedshard.store import is_temporary, on_disk
 from embedshard.tar import index_members, mapped, read_members
 
 __all__ = ["Problem", "Report", "check", "check_processed", "check_shards"]
@@ -69,7 +71,7 @@ class Report:
     """
 
     kind: str
-    folder: Path
+    folder: AnyPath
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     total: int = 0
@@ -104,7 +106,7 @@ class _Found:
 _Samples = Callable[[Report], Iterator[_Found]]
 
 
-def check(folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None) -> Report:
+def check(folder: AnyPath, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None) -> Report:
     """Check a folder of shards or a processed dataset, whichever it is.
 
     Raises:
@@ -116,7 +118,7 @@ def check(folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lam
 
 
 def check_processed(
-    folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
+    folder: AnyPath, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
 ) -> Report:
     """Check every triple of a processed dataset.
 
@@ -149,7 +151,7 @@ def check_processed(
 
 
 def check_shards(
-    folder: Path, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
+    folder: AnyPath, allow_leak: bool, progress: Progress, begin: Begin = lambda stage, total: None
 ) -> Report:
     """Check every tar of a folder of shards against its tables, and every sample in it.
 
@@ -268,7 +270,7 @@ def _name_repeated(
         report.add(", ".join(where.values()), f"media {name!r} is in the splits {', '.join(where)}")
 
 
-def _check_failures(report: Report, folder: Path) -> None:
+def _check_failures(report: Report, folder: AnyPath) -> None:
     """Check that no key that `failed.jsonl` names has a triple."""
     try:
         failures = read_failures(folder)
@@ -283,7 +285,7 @@ def _check_failures(report: Report, folder: Path) -> None:
             report.notes.append(f"{len(failures)} samples failed to encode; failed.jsonl says why")
 
 
-def _check_units(report: Report, folder: Path) -> None:
+def _check_units(report: Report, folder: AnyPath) -> None:
     """Check that all units are done, and that their parts are as long as when they were written."""
     try:
         if lacking := unfinished(folder):
@@ -297,17 +299,32 @@ def _check_units(report: Report, folder: Path) -> None:
         report.add(UNITS, str(error))
 
 
-def _processed_samples(folder: Path, problems: Report) -> Iterator[_Found]:
-    def damaged(path: Path, what: str) -> None:
+def _processed_samples(folder: AnyPath, problems: Report) -> Iterator[_Found]:
+    def damaged(path: AnyPath, what: str) -> None:
         problems.add(f"{path.parent.name}/{path.name}", f"is damaged: {what}; what follows is not checked")
 
     for split in SPLITS:
         if (folder / split).is_dir():
             _check_leftovers(problems, folder / split, f"{split}/")
-        with Reader(folder / split) as reader:
-            for entry in entries(folder / split, damaged=damaged):
-                place = f"{split}/{entry.tar}" if entry.tar else split
-                yield _Found(split, place, triple_key(entry.key), _read_pieces(reader, entry, place, problems))
+        for local in _on_disk(folder / split):
+            _check_members(problems, local, f"{split}/")
+            with Reader(local) as reader:
+                for entry in entries(local, damaged=damaged):
+                    place = f"{split}/{entry.tar}" if entry.tar else split
+                    yield _Found(split, place, triple_key(entry.key), _read_pieces(reader, entry, place, problems))
+
+
+def _on_disk(split: AnyPath) -> Iterator[Path]:
+    """Give a split's folder; of one on a storage part after part, each as such a folder."""
+    if isinstance(split, Path):
+        yield split
+        return
+    for part in part_paths(split):
+        with on_disk(part) as local, tempfile.TemporaryDirectory(prefix="embedshard-") as name:
+            folder = Path(name) / split.name
+            folder.mkdir()
+            (folder / part.name).symlink_to(local)
+            yield folder
 
 
 def _read_pieces(reader: Reader, entry: Entry, place: str, problems: Report) -> dict[str, bytes]:
@@ -324,12 +341,12 @@ def _read_pieces(reader: Reader, entry: Entry, place: str, problems: Report) -> 
 
 
 def _shard_samples(
-    folder: Path, tars: Mapping[str, str], found: dict[str, dict[str, Any]], problems: Report
+    folder: AnyPath, tars: Mapping[str, str], found: dict[str, dict[str, Any]], problems: Report
 ) -> Iterator[_Found]:
     """Yield the samples of every tar; `found` gets what `index.json` should say of it."""
     for tar, split in tars.items():
         try:
-            with (folder / tar).open("rb") as raw:
+            with on_disk(folder / tar) as local, local.open("rb") as raw:
                 file = _Hashing(raw)
                 row = found[tar] = {"split": split, "samples": 0, "frames": 0}
                 for key, pieces in _tar_samples(tar, file, problems):
@@ -339,10 +356,19 @@ def _shard_samples(
                 while file.read(1 << 20):
                     pass
                 row.update(bytes=raw.tell(), sha256=file.digest.hexdigest())
+                _check_offsets(problems, folder / tar, local)
         except FileNotFoundError:
             problems.add(tar, f"{SPLITS_CSV} names it, but it is not there")
         except (OSError, ValueError) as error:
             problems.add(tar, f"cannot be read: {error}")
+
+
+def _check_offsets(problems: Report, tar: AnyPath, local: Path) -> None:
+    """Check that the idx of a tar, if it has one, says where its samples lie."""
+    path = offsets_path(tar)
+    with contextlib.suppress(FileNotFoundError, ValueError), mapped(local) as data:  # damage is reported otherwise
+        if path.read_bytes() != offsets_bytes(walk_offsets(data).tolist()):
+            problems.add(path.name, f"does not say where the samples of {tar.name} lie; make it anew with --repair")
 
 
 class _Hashing:
@@ -390,7 +416,7 @@ def _rows_of(npy: bytes) -> int:
         return 0
 
 
-def _listed_tars(report: Report, folder: Path) -> dict[str, str]:
+def _listed_tars(report: Report, folder: AnyPath) -> dict[str, str]:
     """Give every tar that `splits.csv` names or that is there, with its split."""
     tars: dict[str, str] = {}
     try:
@@ -410,7 +436,7 @@ def _listed_tars(report: Report, folder: Path) -> dict[str, str]:
     return tars
 
 
-def _read_table(report: Report, path: Path) -> dict[str, Any]:
+def _read_table(report: Report, path: AnyPath) -> dict[str, Any]:
     """Read a JSON table, empty where there is none or it is damaged."""
     try:
         return read_metadata(path.read_bytes())
@@ -492,15 +518,18 @@ def _check_cuts(
             report.add(tar, f"has {samples} samples, expected {maxcount}: only the last tar of a split is short")
 
 
-def _check_leftovers(report: Report, folder: Path, place: str) -> None:
+def _check_leftovers(report: Report, folder: AnyPath, place: str) -> None:
     """Report what killed runs left half-written, and in a split's folder what is no part of a triple."""
-    with os.scandir(folder) as files:
-        for name in sorted(file.name for file in files if _is_stray(file.name, bool(place))):
-            left = is_temporary(name) or name == PROGRESS
-            what = "left by a run that did not finish; run the same command again" if left else "no part of a triple"
-            report.add(f"{place}{name}", what)
-    for path in part_paths(folder) if place else ():
-        with contextlib.suppress(OSError, ValueError), mapped(path) as tar:  # damage is reported with the samples
+    for name in sorted(path.name for path in folder.iterdir() if _is_stray(path.name, bool(place))):
+        left = is_temporary(name) or name == PROGRESS
+        what = "left by a run that did not finish; run the same command again" if left else "no part of a triple"
+        report.add(f"{place}{name}", what)
+
+
+def _check_members(report: Report, folder: Path, place: str) -> None:
+    """Report what is no part of a triple in the parts of a split's folder."""
+    for path in part_paths(folder):
+        with contextlib.suppress(OSError, ValueError), mapped(str(path)) as tar:  # damage is reported with the samples
             for name in (member.name for member in index_members(tar)):
                 if _is_stray(name, True):
                     report.add(f"{place}{path.name}/{name}", "no part of a triple")

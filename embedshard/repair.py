@@ -26,6 +26,7 @@ from embedshard.processed import INFO, entries, has_triple, read_failures, read_
 from embedshard.sample import SPLITS, split_name
 from embedshard.shard.card import card
 from embedshard.shard.dataset import Progress
+from embedshard.shard.offsets import offsets_path, write_offsets
 from embedshard.shard.plan import triple_key
 from embedshard.shard.salvage import Found, Salvage, check_sample
 from embedshard.shard.scan import FORMAT
@@ -202,6 +203,8 @@ def _repair_shards(folder: Path, report: RepairReport, progress: Progress) -> No
         tar = _repair_tar(shards, name, splits.get(name, ""), progress)
         if not tar.samples:
             continue
+        if write_offsets(folder / name):
+            report.tables.append(offsets_path(folder / name).name)
         split = splits.get(name) or (min(tar.splits) if len(tar.splits) == 1 else "")
         if not split:
             report.undecided.append(
@@ -209,6 +212,9 @@ def _repair_shards(folder: Path, report: RepairReport, progress: Progress) -> No
             )
         else:
             records.append(_record(shards, name, split, tar, rows.get(name, {})))
+    for path in folder.glob("*.idx"):
+        if not path.with_suffix(".tar").exists():
+            path.unlink()
     records.sort(key=lambda record: (SPLITS.index(record.split), record.name))
     if gone := sorted(set(splits) - set(tars)):
         report.undecided.append(

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from embedshard.errors import InputError
-from embedshard.remote import Url
+from embedshard.remote import AnyPath, Url
 
 __all__ = [
     "Staging",
     "exclusive",
     "is_temporary",
     "json_text",
+    "on_disk",
     "publish",
     "remove_temporary",
     "write_bytes",
@@ -35,6 +37,7 @@ __all__ = [
 _TEMPORARY = ".tmp-"
 _MOMENT = 0.1  # seconds
 _STAGED = 8 << 30
+_COPY = 1 << 22
 
 
 class Staging:
@@ -75,7 +78,7 @@ _STAGING = Staging()
 
 @contextlib.contextmanager
 def publish(
-    path: Path | Url, *, sync: bool = True, shared: bool = False, staging: Staging = _STAGING
+    path: AnyPath, *, sync: bool = True, shared: bool = False, staging: Staging = _STAGING
 ) -> Iterator[IO[bytes]]:
     """Write a file that appears under its name only when the block ends well.
 
@@ -115,13 +118,13 @@ def publish(
         raise
 
 
-def write_bytes(path: Path | Url, data: bytes, *, sync: bool = False) -> None:
+def write_bytes(path: AnyPath, data: bytes, *, sync: bool = False) -> None:
     """Write a whole file at once; it is there with all of `data` or not at all."""
     with publish(path, sync=sync) as file:
         file.write(data)
 
 
-def write_new(path: Path | Url, data: bytes) -> None:
+def write_new(path: AnyPath, data: bytes) -> None:
     """Write a whole file, unless there is one.
 
     Of several writers at once the first one's stays on s3://; elsewhere the last one's, unless they hold the folder.
@@ -132,7 +135,7 @@ def write_new(path: Path | Url, data: bytes) -> None:
         write_bytes(path, data, sync=True)
 
 
-def write_json(path: Path | Url, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, whole and synced."""
     write_bytes(path, json_text(value), sync=True)
 
@@ -140,6 +143,19 @@ def write_json(path: Path | Url, value: Any) -> None:
 def json_text(value: Any) -> bytes:
     """Give `value` as indented UTF-8 JSON."""
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
+
+
+@contextlib.contextmanager
+def on_disk(path: AnyPath, staging: Staging = _STAGING) -> Iterator[Path]:
+    """Give a file itself, or where it lies on a storage a copy of it that is removed when the block ends."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with staging.file() as file:
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, file, _COPY)
+        file.flush()
+        yield Path(file.name)
 
 
 def _temporary(name: str) -> str:
@@ -151,33 +167,42 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
-def remove_temporary(folder: Path) -> int:
-    """Remove what killed runs left half-written in `folder` itself; returns how many files."""
-    if not folder.is_dir():
+def remove_temporary(folder: AnyPath, keep: Path | None = None) -> int:
+    """Remove what killed runs left half-written in `folder` itself; returns how many files.
+
+    A storage keeps none that can be seen. `keep` is not removed.
+    """
+    if isinstance(folder, Url) or not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        leftovers = [entry.path for entry in entries if is_temporary(entry.name)]
+        leftovers = [entry for entry in entries if is_temporary(entry.name) and Path(entry.path) != keep]
     for leftover in leftovers:
-        os.unlink(leftover)
+        shutil.rmtree(leftover.path) if leftover.is_dir() else os.unlink(leftover.path)
     return len(leftovers)
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, patience: float = 0) -> Iterator[None]:
+def exclusive(folder: AnyPath, patience: float = 0, shared: bool = False) -> Iterator[None]:
     """Hold `folder` for one writing process; the hold ends with the process, however it ends.
+
+    A storage knows no such hold: there, what two processes write at once must be the same.
 
     Args:
         folder: It is made if need be.
         patience: Seconds to wait for another process.
+        shared: Hold it together with others who do so too.
 
     Raises:
         InputError: Another process holds it.
     """
+    if isinstance(folder, Url):
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     until = time.monotonic() + patience
     try:
-        while not _locked(descriptor):
+        while not _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if time.monotonic() >= until:
                 raise InputError(
                     f"another embedshard process is writing to {folder}; wait for it, or give another folder"
@@ -188,9 +213,9 @@ def exclusive(folder: Path, patience: float = 0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

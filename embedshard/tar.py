@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-__all__ = ["BLOCK", "MAX_MEMBER", "Member", "Readable", "index_members", "mapped", "member_blocks", "read_members"]
-__all__ += ["padded_size", "write_blocks", "write_members"]
+__all__ = ["BLOCK", "MAX_MEMBER", "Member", "Readable", "TarWriter", "index_members", "mapped", "padded_size"]
+__all__ += ["read_members", "write_members"]
 
 MAX_MEMBER = 8 * 1024**3 - 1  # eleven octal digits
 BLOCK = 512
@@ -72,55 +72,92 @@ def write_members(file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> tupl
     Raises:
         ValueError: A member is over 8 GiB.
     """
-    return write_blocks(file, (block for name, data in members for block in member_blocks(name, data)))
+    with TarWriter(file) as tar:
+        for name, data in members:
+            tar.add(name, data)
+    return tar.size, tar.sha256
 
 
-def write_blocks(file: IO[bytes], blocks: Iterable[bytes]) -> tuple[int, str]:
-    """Write a whole tar of members that are laid out already, as `member_blocks` does, or as a range of another tar.
+class TarWriter:
+    """Writes a tar whose bytes follow from its members alone; leaving its `with` block ends it.
 
     The hash is taken in a thread, which costs no time where a core is free.
 
     Args:
         file: Open for writing, at its beginning.
-        blocks: Headers, contents and paddings, in order.
 
-    Returns:
-        The tar's size in bytes and its SHA-256 in hex.
+    Attributes:
+        size: Bytes so far; of the whole tar once it has ended.
+        sha256: In hex, once it has ended.
     """
-    digest, size, hashing = hashlib.sha256(), 0, Future[None]()
-    hashing.set_result(None)
-    with ThreadPoolExecutor(1) as thread:
-        for chunk in _chunks(blocks):
-            hashing.result()
-            hashing = thread.submit(digest.update, chunk)
-            file.write(chunk)
-            size += len(chunk)
-    end = bytes(padded_size(size) - size)
-    file.write(end)
-    digest.update(end)
-    return size + len(end), digest.hexdigest()
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.size, self.sha256 = 0, ""
+        self._file, self._digest = file, hashlib.sha256()
+        self._thread, self._ready = ThreadPoolExecutor(1), Future[bytes]()
+        self._ready.set_result(b"")
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._thread:
+            if kind is None:
+                self.put(bytes(padded_size(self.size) - self.size))
+                self._flush()
+                self._file.write(self._ready.result())
+        self.sha256 = self._digest.hexdigest()
+
+    def add(self, name: str, data: bytes) -> int:
+        """Add a member; gives the byte at which its content begins.
+
+        Raises:
+            ValueError: It is over 8 GiB.
+        """
+        raw, size = name.encode(), len(data)
+        if size > MAX_MEMBER:
+            raise ValueError(
+                f"expected a member of at most {MAX_MEMBER} bytes, which is what a ustar header can say, "
+                f"found {size} in {name}"
+            )
+        header = _header(raw, b"%011o\0" % size) if len(raw) <= _NAME_BYTES else _long_headers(raw, size)
+        begin = self.size + len(header)
+        self._pieces += (header, data, _ZEROS[: -size % BLOCK])
+        self._count(len(header) + size + -size % BLOCK)
+        return begin
+
+    def put(self, blocks: bytes) -> int:
+        """Add members that are laid out already, as they lie in another tar; gives the byte at which they begin."""
+        begin = self.size
+        self._pieces.append(blocks)
+        self._count(len(blocks))
+        return begin
+
+    def _count(self, size: int) -> None:
+        self.size += size
+        self._held += size
+        if self._held >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Have what is held joined and hashed, and write meanwhile what that has been done with."""
+        ready = self._ready.result()
+        self._ready = self._thread.submit(self._hash, self._pieces)
+        self._file.write(ready)
+        self._pieces, self._held = [], 0
+
+    def _hash(self, pieces: list[bytes]) -> bytes:
+        chunk = b"".join(pieces)
+        self._digest.update(chunk)
+        return chunk
 
 
 def padded_size(size: int) -> int:
     """Give the size of a tar whose last member ends at byte `size`: with an end mark, in whole records of 10240."""
     size += -size % BLOCK + 2 * BLOCK
     return size + -size % _RECORD
-
-
-def member_blocks(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Give header, content and padding of a member.
-
-    Raises:
-        ValueError: It is over 8 GiB.
-    """
-    raw, size = name.encode(), len(data)
-    if size > MAX_MEMBER:
-        raise ValueError(
-            f"expected a member of at most {MAX_MEMBER} bytes, which is what a ustar header can say, "
-            f"found {size} in {name}"
-        )
-    header = _header(raw, b"%011o\0" % size) if len(raw) <= _NAME_BYTES else _long_headers(raw, size)
-    return header, data, _ZEROS[: -size % BLOCK]
 
 
 def read_members(file: Readable) -> Iterator[tuple[str, bytes]]:
@@ -188,20 +225,6 @@ def index_members(tar: bytes | memoryview | mmap.mmap) -> Iterator[Member]:
     raise ValueError(f"the tar has no end mark; its writer stopped or it was cut off at byte {position}")
 
 
-def _chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Join blocks to pieces of about a mebibyte."""
-    pieces: list[bytes] = []
-    held = 0
-    for block in blocks:
-        pieces.append(block)
-        held += len(block)
-        if held >= _CHUNK:
-            yield b"".join(pieces)
-            pieces.clear()
-            held = 0
-    yield b"".join(pieces)
-
-
 def _long_headers(raw: bytes, size: int) -> bytes:
     """Give the header of a member after that of its name, which is too long for one."""
     header = _header(raw[:_NAME_BYTES], b"%011o\0" % size)
@@ -211,8 +234,16 @@ def _long_headers(raw: bytes, size: int) -> bytes:
 
 
 def _header(raw: bytes, octal: bytes, kind: bytes = b"0") -> bytes:
-    checksum = b"%06o\0 " % (_PLAIN_SUM + sum(raw) + sum(octal) + kind[0] - ord("0"))
-    return b"".join((raw.ljust(_NAME_BYTES, b"\0"), _AFTER_NAME, octal, _AFTER_SIZE, checksum, kind, _REST))
+    checksum = _PLAIN_SUM + sum(raw) + sum(octal) + kind[0] - ord("0")
+    return b"%s%s%s%s%06o\0 %s%s" % (
+        raw.ljust(_NAME_BYTES, b"\0"),
+        _AFTER_NAME,
+        octal,
+        _AFTER_SIZE,
+        checksum,
+        kind,
+        _REST,
+    )
 
 
 def _name(header: bytes, long_name: bytes | None) -> str:

@@ -35,7 +35,7 @@ ARROWS = {
     "encode": {"frames", "address", "manifest", "processed", "store", "sample", "distinct", "tar", "engine", "remote"},
     "engine": set(),
     "shard": {"processed", "sample", "distinct", "store", "engine", "tar", "remote"},
-    "check": {"processed", "shard", "sample", "distinct", "store", "tar"},
+    "check": {"processed", "shard", "sample", "distinct", "store", "tar", "remote"},
     "repair": {"processed", "shard", "sample", "distinct", "store", "tar"},
     "load": {"shard", "tar", "remote"},
     "compat": {

@@ -149,10 +149,10 @@ def test_leftovers_and_strangers_are_named(processed: Path, shards: Path) -> Non
     (processed / "train/.tmp-k9.npy").touch()
     (processed / "train/k0.mp4").touch()
     (shards / ".tmp-ds_00001.tar").touch()
-    (shards / ".progress.jsonl").touch()
+    (shards / ".progress").mkdir()
     unfinished = "left by a run that did not finish; run the same command again"
     assert found(processed) == {"train/.tmp-k9.npy": unfinished, "train/k0.mp4": "no part of a triple"}
-    assert found(shards) == {".progress.jsonl": unfinished, ".tmp-ds_00001.tar": unfinished}
+    assert found(shards) == {".progress": unfinished, ".tmp-ds_00001.tar": unfinished}
 
 
 def test_a_failure_that_has_a_triple_is_named(processed: Path) -> None:
@@ -304,7 +304,7 @@ def test_an_empty_tar_and_an_overfull_one_are_named(shards: Path) -> None:
 
 
 def test_shards_of_other_tools_are_checked_without_our_tables(shards: Path) -> None:
-    for name in ("index.json", "sizes.json", ".progress.jsonl", "README.md"):
+    for name in ("index.json", "sizes.json", "README.md"):
         (shards / name).unlink(missing_ok=True)
     rewrite(shards / "ds_00004.tar", lambda members: [(n.replace(".txt", ".cap"), data) for n, data in members])
     table = (shards / "splits.csv").read_text().replace(".tar", "")

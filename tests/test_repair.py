@@ -218,7 +218,7 @@ def test_a_table_that_is_wrong_costs_no_sample(name: str, request: pytest.Fixtur
 
 
 def test_an_unfinished_run_is_an_error(shards: Path) -> None:
-    (shards / ".progress.jsonl").touch()
+    (shards / ".progress").mkdir()
     with pytest.raises(InputError, match="run the command that writes it again"):
         mend(shards)
 

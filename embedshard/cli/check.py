@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
-from embedshard.cli.place import LOCAL
+from embedshard.cli.place import PLACE
 from embedshard.cli.progress import bar, table
+from embedshard.errors import InputError
+from embedshard.remote import AnyPath
 
 __all__ = ["check"]
 
@@ -17,15 +19,17 @@ _COUNTS = ("train", "val", "test", "samples", "frames", "tars")
 
 
 @click.command(short_help="Is a processed dataset or a folder of shards what it claims?")
-@click.argument("folder", type=LOCAL)
+@click.argument("folder", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--allow-leak", is_flag=True, help="Media that lie in two splits are no problem.")
 @click.option("--repair", is_flag=True, help="First take what is damaged out of FOLDER, into FOLDER/quarantine.")
-def check(folder: Path, as_json: bool, allow_leak: bool, repair: bool) -> None:
+def check(folder: AnyPath, as_json: bool, allow_leak: bool, repair: bool) -> None:
     """Check every sample of FOLDER, shards or a processed dataset; exit code 1 and a list if anything is wrong."""
     from embedshard.check import check as run_check
 
     if repair:
+        if not isinstance(folder, Path):
+            raise InputError(f"expected a folder on a disk to repair, found {folder}; copy it to one, and back after")
         _repair(folder)
     with bar(None, "sample") as progress:
         report = run_check(folder, allow_leak, progress.update, lambda stage, total: progress.reset(total))

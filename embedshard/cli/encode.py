@@ -138,7 +138,7 @@ def encode(manifest: AnyPath, processed: AnyPath, **given: Any) -> None:
         return
     layout = layout_of(opened, list(models), given)
     if given["engine"] == "slurm":
-        submit_to_slurm(click.get_current_context(), processed)
+        submit_to_slurm(click.get_current_context(), processed / "units", given["slots"] or 1, ("--layout", "parts"))
         return
     reports, profile = _encode(opened, models, {**given, "layout": layout}, options)
     for folder, report in zip(models, reports, strict=True):

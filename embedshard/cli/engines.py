@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from embedshard.encode.pipeline import EncodeOptions
     from embedshard.manifest import Manifest
     from embedshard.remote import AnyPath
+    from embedshard.shard.job import Share as Packers
 
-__all__ = ["engine_options", "layout_of", "sharing", "submit_to_slurm"]
+__all__ = ["engine_options", "layout_of", "packers", "shared_options", "sharing", "submit_to_slurm"]
 
+_PAYS = 20_000  # samples of a process, below which starting it costs more than it gives
 _LARGE = 100_000  # samples, from which on parts are the default
 _NOT_FOR_TASKS = ("engine", "slots", "sbatch", "part", "address")
 
@@ -42,8 +45,31 @@ class _Part(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
         return part, of
 
 
+_SHARED = [
+    click.option(
+        "--part", type=_Part(), metavar="I/N", help="Do only the I-th of N shares of the work, by any scheduler."
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray", "slurm"]),
+        default="local",
+        show_default=True,
+        help="Who works; slurm writes and submits an array script.",
+    ),
+    click.option("--address", help="Of a Ray cluster, e.g. auto.  [default: Ray on this machine alone]"),
+    click.option("--sbatch", metavar="OPTIONS", help="For Slurm, e.g. '--partition=gpu --gpus=1 --time=24:00:00'."),
+]
+
+
+def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say by whom, and which share, to a command."""
+    for option in reversed(_SHARED):
+        command = option(command)
+    return command
+
+
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command."""
+    """Add these, and those of encoding in units, to a command."""
     options = [
         click.option(
             "--layout",
@@ -55,23 +81,12 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--unit", type=click.IntRange(1), help="Samples of a unit.  [default: by the manifest, to 1000]"),
         click.option(
-            "--part", type=_Part(), metavar="I/N", help="Do only the I-th of N shares of the units, by any scheduler."
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(["local", "ray", "slurm"]),
-            default="local",
-            show_default=True,
-            help="Who runs the units; slurm writes and submits an array script.",
-        ),
-        click.option(
             "--slots",
             type=click.IntRange(1),
             help="Workers with a model each.  [default: one for each device; Ray: each GPU]",
         ),
-        click.option("--address", help="Of a Ray cluster, e.g. auto.  [default: Ray on this machine alone]"),
-        click.option("--sbatch", metavar="OPTIONS", help="For Slurm, e.g. '--partition=gpu --gpus=1 --time=24:00:00'."),
     ]
+    command = shared_options(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -142,23 +157,44 @@ def _workers(given: dict[str, Any], usual: int) -> int:
     return max(1, usual) if given["workers"] is None else int(given["workers"])
 
 
-def submit_to_slurm(context: click.Context, processed: AnyPath) -> None:
-    """Write the array script of a command into `processed/units`, beside it what the tasks print, and submit it.
+@contextlib.contextmanager
+def packers(given: dict[str, Any]) -> Iterator[Packers]:
+    """Give the share of sharding that is asked for."""
+    from embedshard.shard.job import Share
 
-    Of a dataset on a storage both go into a folder here, named after it.
+    part, of = given["part"] or (1, 1)
+    if given["engine"] == "ray":
+        from embedshard.engine import ray
+
+        with ray.connected(given["address"]) as resources:
+            slots = given["slots"] or int(resources.get("CPU", 1))
+            yield Share(partial(ray.run, options=ray.RayOptions()), slots, _PAYS, part, of)
+        return
+    from embedshard.engine import local
+
+    slots = given["workers"] or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Share(local.run, slots or 1, 1 if given["workers"] else _PAYS, part, of)
+
+
+def submit_to_slurm(context: click.Context, folder: AnyPath, tasks: int, words: Sequence[str] = ()) -> None:
+    """Write the array script of a command, beside it what the tasks print, and submit it.
+
+    Args:
+        context: Of the command.
+        folder: Where to; of one on a storage it is a folder here, named after its parent.
+        tasks: Of the array.
+        words: That the command gets beside its own.
     """
     from embedshard.engine import slurm
     from embedshard.store import write_bytes
 
-    given = context.params
-    folder = processed / "units" if isinstance(processed, Path) else Path(f"{processed.name}-slurm")
-    folder = folder.absolute()
-    words = [str(context.command.name), *_words(context), "--layout", "parts"]
-    text = slurm.script(words, given["slots"] or 1, (given["sbatch"] or "").split(), folder)
-    write_bytes(folder / "slurm.sh", text.encode(), sync=True)
-    click.echo(f"wrote {folder / 'slurm.sh'}")
-    click.echo(slurm.submit(folder / "slurm.sh"))
-    click.echo(f"how far it is: embedshard status {processed}")
+    here = (folder if isinstance(folder, Path) else Path(f"{folder.parent.name}-slurm")).absolute()
+    command = [str(context.command.name), *_words(context), *words]
+    text = slurm.script(command, tasks, (context.params["sbatch"] or "").split(), here)
+    write_bytes(here / "slurm.sh", text.encode(), sync=True)
+    click.echo(f"wrote {here / 'slurm.sh'}")
+    click.echo(slurm.submit(here / "slurm.sh"))
+    click.echo(f"how far it is: embedshard status {folder.parent}")
 
 
 def _words(context: click.Context) -> list[str]:

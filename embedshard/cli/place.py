@@ -28,8 +28,8 @@ class _Local(_Place):
         found = super().convert(value, param, ctx)
         if isinstance(found, Url):
             self.fail(
-                f"expected a path on a disk, found {found}; manifests, media, what encode writes in parts and the "
-                "shards of embedshard.load may lie on a storage, other folders are written to a disk and copied there",
+                f"expected a path on a disk, found {found}; prepare, encode, status, shard, check and embedshard.load "
+                "take addresses, for this copy the folder to a disk",
                 param,
                 ctx,
             )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from webdataset import DataPipeline
 
+    from embedshard.load.access import ShardDataset
     from embedshard.remote import Url
 
-__all__ = ["load"]
+__all__ = ["load", "open"]
 
 
 def load(path: str | Path | Url, split: str = "train", batch_size: int | None = None, **options: Any) -> DataPipeline:
@@ -42,3 +43,26 @@ def load(path: str | Path | Url, split: str = "train", batch_size: int | None = 
     from embedshard.remote import place
 
     return make_pipeline(place(path), split, batch_size, make_options(options))
+
+
+def open(path: str | Path | Url) -> ShardDataset:
+    """Open a folder of shards for samples by number or key, without unpacking.
+
+        shards = embedshard.open("shards")
+        shards[7], shards["vid_000000007"], shards[10:20], shards[[3, 1]], "vid_1" in shards
+        for sample in shards.split("val"): ...
+
+    Opening reads `splits.csv` and `sizes.json`; a tar's idx is read when one of its samples is first asked for, and all
+    of them with the first key. A tar without an idx has its headers read in its place; on a storage that means the
+    whole tar, which is warned of.
+
+    Args:
+        path: A folder with tars and `splits.csv`, or the URL of one (`s3://bucket/shards`).
+
+    Raises:
+        InputError: No such folder or tar, or a table is damaged.
+    """
+    from embedshard.load.access import open_shards
+    from embedshard.remote import place
+
+    return open_shards(place(path))

@@ -1,4 +1,5 @@
-"""What a folder of shards holds already, for `shard --append`. May import `processed`, `distinct`, `tar`, this room.
+"""What a folder of shards holds already, for `shard --append`. May import `processed`, `distinct`, `store`,
+`tar`, this room.
 
 Keys and media are read from the tars themselves, headers and json only: a list kept beside `index.json` would be one
 more file that can disagree with them, and shards made before there was one could not be appended to.
@@ -15,16 +16,20 @@ from typing import IO, Any
 
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
-from embedshard.processed import DatasetInfo, require_same_setting, sorted_rows
+from embedshard.processed import DatasetInfo, require_same_setting
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
+from embedshard.shard.job import Job
 from embedshard.shard.plan import ShardOptions, order_of, triple_key
+from embedshard.shard.sorter import Sorter
 from embedshard.shard.table import INDEX, TarRecord
 from embedshard.shard.triple import BadTripleError, media_id, read_metadata
+from embedshard.store import on_disk
 from embedshard.tar import index_members, mapped
 
 __all__ = ["Before", "Packed", "read_before", "refuse_leaks"]
 
-_KEYS, _MEDIA = ".tmp-old-keys", ".tmp-old-media"
+_KEYS, _MEDIA = "old-keys", "old-media"
 _SHOWN = 5
 
 
@@ -74,12 +79,12 @@ class Packed:
         return self._lines.readline().rstrip("\n") if self._lines else ""
 
 
-def read_before(output: Path, options: ShardOptions, info: DatasetInfo | None) -> Before | None:
-    """Read what a folder of shards holds; spills into it.
+def read_before(job: Job, options: ShardOptions, info: DatasetInfo | None) -> Before | None:
+    """Read what a folder of shards holds.
 
     Args:
-        output: The shards.
-        options: Those of the run that appends.
+        job: The run that appends to it.
+        options: Of that.
         info: `dataset.json` of what is appended.
 
     Returns:
@@ -88,6 +93,7 @@ def read_before(output: Path, options: ShardOptions, info: DatasetInfo | None) -
     Raises:
         InputError: They were made with other options or by another encoder, or a tar is not there or damaged.
     """
+    output = job.output
     try:
         index = json.loads((output / INDEX).read_bytes())
         records = tuple(TarRecord(**row) for row in index["tars"])
@@ -106,10 +112,12 @@ def read_before(output: Path, options: ShardOptions, info: DatasetInfo | None) -
         )
     if info and provenance:
         require_same_setting(output, provenance["encoder"], info.encoder)
-    before = Before(index, records, output / _KEYS, output / _MEDIA)
+    before = Before(index, records, job.spill / _KEYS, job.spill / _MEDIA)
+    sorter = Sorter(job.spill / "keys")
     with before.media.open("w") as media, before.keys.open("w") as keys:
-        for row in sorted_rows((order_of(key, options),) for key in _keys(output, before, media)):
-            keys.write(f"{row[0]}\n")
+        for key in _keys(output, before, media):
+            sorter.add(order_of(key, options))
+        keys.writelines(f"{order}\n" for order in sorter.drain())
     return before
 
 
@@ -145,14 +153,14 @@ def refuse_leaks(before: Before, media: Path) -> None:
         )
 
 
-def _keys(output: Path, before: Before, media: IO[str]) -> Iterator[str]:
+def _keys(output: AnyPath, before: Before, media: IO[str]) -> Iterator[str]:
     """Yield the key that every sample of the tars had as a triple, and write down its media."""
     renamed = before.index["options"]["key_format"] is not None
     for record in before.records:
         try:
             if (output / record.name).stat().st_size != record.bytes:
                 raise ValueError(f"expected {record.bytes} bytes")
-            with mapped(output / record.name) as tar:
+            with on_disk(output / record.name) as local, mapped(local) as tar:
                 for member in index_members(tar):
                     stem, _, part = member.name.rpartition(".")
                     if part != "json":
@@ -168,7 +176,7 @@ def _keys(output: Path, before: Before, media: IO[str]) -> Iterator[str]:
             ) from error
 
 
-def _first_key(tar: Path, stem: str, meta: dict[str, Any]) -> str:
+def _first_key(tar: AnyPath, stem: str, meta: dict[str, Any]) -> str:
     """Give the key that a sample had before it was numbered."""
     key = meta.get("key")
     if not isinstance(key, str):

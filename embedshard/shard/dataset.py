@@ -1,23 +1,33 @@
 """What holds for a processed dataset as a whole, before its triples are looked at one by one.
 
-May import `processed`, `sample`, `store`, `distinct`, `errors`, and this room.
+May import `processed`, `remote`, `sample`, `errors`, and this room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedshard.distinct import DistinctIds
 from embedshard.errors import InputError
-from embedshard.processed import Damaged, DatasetInfo, arrays, encoded, read_failures
+from embedshard.processed import (
+    UNITS,
+    Damaged,
+    DatasetInfo,
+    arrays,
+    count_loose,
+    encoded,
+    part_name,
+    part_paths,
+    read_failures,
+    unit_records,
+)
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
-from embedshard.shard.plan import triple_key
 from embedshard.shard.triple import BadTripleError, read_head
 
-__all__ = ["Begin", "Progress", "expected_dim", "failed_samples", "repeated_keys"]
+__all__ = ["Begin", "Progress", "expected_dim", "failed_samples", "triples_known", "usual_dim"]
 
 Progress = Callable[[int], None]
 """Called with the number of samples just done."""
@@ -30,7 +40,7 @@ _SHOWN = 5
 
 
 def expected_dim(
-    processed: Path, info: DatasetInfo | None, progress: Progress, begin: Begin, damaged: Damaged | None = None
+    processed: AnyPath, info: DatasetInfo | None, progress: Progress, begin: Begin, damaged: Damaged | None = None
 ) -> int | None:
     """Give the embed_dim that all arrays must have: the one that `dataset.json` names, else that of most of them.
 
@@ -51,7 +61,19 @@ def expected_dim(
     if isinstance(named, int):
         return named
     begin("measuring", None)
-    dims = Counter(dim for dim in _dims(processed, progress, damaged) if dim)
+    return usual_dim(processed, Counter(dim for dim in _dims(processed, progress, damaged) if dim))
+
+
+def usual_dim(processed: AnyPath, dims: Mapping[int, int]) -> int | None:
+    """Give the embed_dim that most arrays have, None where there are none.
+
+    Args:
+        processed: Where they are.
+        dims: How many have which.
+
+    Raises:
+        InputError: As many arrays have another.
+    """
     most = sorted(dims.items(), key=lambda item: (-item[1], item[0]))
     if len(most) > 1 and most[0][1] == most[1][1]:
         counts = ", ".join(f"{count} of {dim}" for dim, count in most[:_SHOWN])
@@ -63,35 +85,29 @@ def expected_dim(
     return most[0][0] if most else None
 
 
-def repeated_keys(processed: Path, progress: Progress) -> tuple[set[int], int]:
-    """Give the hashes of keys that more than one npy has, over all splits, and how many npy there are.
-
-    Args:
-        processed: The processed dataset.
-        progress: Called for each npy.
-
-    Raises:
-        InputError: Over a million keys repeat.
-    """
-    keys = DistinctIds()
+def triples_known(processed: AnyPath) -> int | None:
+    """Count the triples of all splits by names and records, without a look into parts; None where that is unknown."""
+    recorded = {part_name(record["unit"]): int(record["done"]) for record in unit_records(processed)}
+    count = 0
     for split in SPLITS:
-        for key, _, _ in arrays(processed / split):
-            keys.add(triple_key(key))
-            progress(1)
-    repeated = keys.repeated()
-    if len(repeated) >= 1 << 20:
-        raise InputError(f"expected keys that are unique over all splits, found over a million twice in {processed}")
-    return repeated, keys.count
+        if isinstance(processed, Path):
+            count += count_loose(processed / split)
+        for path in part_paths(processed / split):
+            if path.name not in recorded:
+                return None
+            count += recorded[path.name]
+    return count
 
 
-def failed_samples(processed: Path) -> dict[str, Any]:
+def failed_samples(processed: AnyPath) -> dict[str, Any]:
     """Count the samples of `failed.jsonl` that have no triple, as `index.json` holds it.
 
     Returns:
         `total`, and `reasons`: the count of each, those beyond the 1000 most common as one.
     """
     failures = {(str(failure.split), failure.key): failure for failure in read_failures(processed).values()}
-    there = encoded(processed, failures.keys())
+    # The records of units agree with the parts: what failed is in none.
+    there = set() if (processed / UNITS).is_dir() else encoded(processed, failures.keys())
     counts = Counter(str(failure.reason) for sample, failure in failures.items() if sample not in there)
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     reasons = dict(sorted(most[:_REASONS]))
@@ -100,7 +116,7 @@ def failed_samples(processed: Path) -> dict[str, Any]:
     return {"total": counts.total(), "reasons": reasons}
 
 
-def _dims(processed: Path, progress: Progress, damaged: Damaged | None) -> Iterator[int | None]:
+def _dims(processed: AnyPath, progress: Progress, damaged: Damaged | None) -> Iterator[int | None]:
     for split in SPLITS:
         for _, path, place in arrays(processed / split, damaged):
             try:

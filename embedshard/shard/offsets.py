@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from embedshard.processed import read_npy_header
-from embedshard.remote import Url
+from embedshard.remote import AnyPath, Url
+from embedshard.shard.table import write_changed
 from embedshard.tar import index_members, mapped, padded_size
 
-__all__ = ["OffsetRow", "Offsets", "offsets_bytes", "offsets_path", "read_offsets", "walk_offsets"]
+__all__ = ["OffsetRow", "Offsets", "offsets_bytes", "offsets_path", "read_offsets", "walk_offsets", "write_offsets"]
 
 Offsets: TypeAlias = npt.NDArray[np.void]
 OffsetRow: TypeAlias = tuple[bytes, tuple[int, int], tuple[int, int], tuple[int, int], int]
@@ -36,12 +37,12 @@ _ABSENT = (0, 0)
 _HEAD = 4096
 
 
-def offsets_path(tar: Path | Url) -> Any:
+def offsets_path(tar: AnyPath) -> Any:
     """Give the path or URL of a tar's idx."""
     return tar.parent / (tar.name.removesuffix(".tar") + ".idx")
 
 
-def read_offsets(tar: Path | Url) -> Offsets:
+def read_offsets(tar: AnyPath) -> Offsets:
     """Read where the samples of a tar lie: from its idx if that is there and of this tar, else from its headers.
 
     Args:
@@ -87,6 +88,16 @@ def walk_offsets(tar: Any) -> Offsets:
         if piece == "npy":
             rows[-1][4] = _frames(bytes(tar[offset : offset + min(size, _HEAD)]))
     return _array(map(tuple, rows))
+
+
+def write_offsets(tar: Path) -> bool:
+    """Write the idx of a tar that has none, or one that does not fit; tells whether it wrote.
+
+    Raises:
+        ValueError: The tar is damaged.
+    """
+    with mapped(tar) as data:
+        return write_changed(offsets_path(tar), offsets_bytes(walk_offsets(data).tolist()))
 
 
 def offsets_bytes(rows: Iterable[OffsetRow]) -> bytes:

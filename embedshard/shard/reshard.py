@@ -13,36 +13,36 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from embedshard.distinct import DistinctIds
 from embedshard.engine import Worker, each
-from embedshard.engine.local import run
 from embedshard.errors import InputError
 from embedshard.processed import entries
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress
-from embedshard.shard.pack import ShardReport, write_plan
+from embedshard.shard.job import LEFT_OUT, ROWS, ChangedError, Job, LeftOut, Plan, Share, Unit, unit_lines
+from embedshard.shard.pack import ShardReport, finish_tar, open_job, write_plan
 from embedshard.shard.places import Place, find_places, require_apart, said_of
 from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
+from embedshard.shard.rows import ReadTriple, pack_row
 from embedshard.shard.salvage import Salvage
-from embedshard.shard.scan import FORMAT, Plan, Unit
+from embedshard.shard.scan import FORMAT
 from embedshard.shard.sorter import Sorter
 from embedshard.shard.table import TarRecord
 from embedshard.shard.triple import BadTripleError, check_array, read_caption, read_metadata
 from embedshard.store import publish
-from embedshard.tar import write_members
+from embedshard.tar import TarWriter
 
 __all__ = ["ReshardOptions", "ReshardReport", "reshard"]
 
-_LISTED = 1000
 _OPEN = 64
 _MEDIA = ("media_id", "media", "videoID", "video_id")
 
@@ -120,7 +120,7 @@ class _Read:
 class _Survey:
     """What is known of the samples seen so far; `left_out` is the list of those that are not taken."""
 
-    left_out: IO[bytes]
+    left_out: LeftOut
     found: int = 0
     same: int = 0
     unended: int = 0
@@ -128,17 +128,7 @@ class _Survey:
     dims: Counter[int] = field(default_factory=Counter)
     dtypes: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    listed: list[dict[str, str]] = field(default_factory=list)
     media: DistinctIds = field(default_factory=DistinctIds)
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """List a sample that is not taken."""
-        line = {"triple": name, "reason": reason}
-        self.left_out.write(json.dumps(line).encode() + b"\n")
-        self.reasons[reason] += 1
-        if len(self.listed) < _LISTED:
-            self.listed.append(line)
 
 
 def reshard(
@@ -169,15 +159,17 @@ def reshard(
     said = said_of(folders)
     surveys: list[_Survey] = []
 
-    def make_plan() -> Plan:
-        with (output / ".tmp-left-out").open("wb") as left_out:
-            surveys.append(_Survey(left_out))
-            rows = _read_places(places, output, options, surveys[-1], progress, begin)
-            begin("planning", None)
-            chosen = _choose(rows, output, options, surveys[-1], said["embed_dim"])
-        return _plan(chosen, output, options, surveys[-1], said)
+    with open_job(output, Share(slots=options.workers), progress, begin) as job:
 
-    shards = write_plan(make_plan, partial(_packer, options.dtype), output, options, progress, begin)
+        def make_plan() -> Plan:
+            with LeftOut(job.work / LEFT_OUT) as left_out:
+                surveys.append(_Survey(left_out))
+                rows = _read_places(places, job, options, surveys[-1])
+                begin("planning", None)
+                chosen = _choose(rows, job.spill, options, surveys[-1], said["embed_dim"])
+            return _plan(chosen, job, options, surveys[-1], said)
+
+        shards = write_plan(job, make_plan, (folders[0], None), partial(_packer, options.dtype), options)
     survey = surveys[-1]
     return ReshardReport(shards, survey.found, survey.same, dict(survey.foreign), _notes(survey))
 
@@ -195,19 +187,17 @@ def _notes(survey: _Survey) -> list[str]:
     return notes
 
 
-def _read_places(
-    places: Sequence[Place], spill: Path, options: ReshardOptions, survey: _Survey, progress: Progress, begin: Begin
-) -> Sorter:
+def _read_places(places: Sequence[Place], job: Job, options: ReshardOptions, survey: _Survey) -> Sorter:
     """Read every place, and give the good samples by key, then in the order of the places."""
-    begin("reading", None)
-    units = [_Unit(place, spill / f".tmp-place-{number}") for number, place in enumerate(places)]
+    job.begin("reading", None)
+    units = [_Unit(place, job.spill / f"place-{number}") for number, place in enumerate(places)]
     found: dict[str, _Read] = {}
-    for unit, outcome in run(units, partial(_reader, options.dtype), min(options.workers, len(units))):
+    for unit, outcome in job.share.run(units, partial(_reader, options.dtype), None):
         if isinstance(outcome, Exception):
             raise outcome
         found[unit.place.label] = outcome
-        progress(outcome.samples)
-    rows, number = Sorter(spill / ".tmp-keys"), 0
+        job.progress(outcome.samples)
+    rows, number = Sorter(job.spill / "keys"), 0
     for unit in units:
         survey.found += found[unit.place.label].samples
         survey.unended += found[unit.place.label].unended
@@ -218,7 +208,7 @@ def _read_places(
                 survey.dims[row.dim] += 1
                 number += 1
             else:
-                survey.leave_out(row.name, f"the split recipe does not list its {options.split_by}")
+                survey.left_out.add(row.name, f"the split recipe does not list its {options.split_by}")
         unit.spill.unlink()
     return rows
 
@@ -229,7 +219,7 @@ def _spilled(unit: _Unit, survey: _Survey) -> Iterator[_Row]:
         for line in file:
             value = json.loads(line)
             if len(value) == 2:
-                survey.leave_out(*value)
+                survey.left_out.add(*value)
             else:
                 yield _Row(*value)
 
@@ -254,19 +244,19 @@ def _choose(rows: Sorter, spill: Path, options: ReshardOptions, survey: _Survey,
             f"{most[1][0]}; reshard each of the folders by itself"
         )
     survey.dims = Counter({dim or (most[0][0] if most else 0): 1})
-    chosen = Sorter(spill / ".tmp-order")
+    chosen = Sorter(spill / "order")
     for _, lines in groupby(rows.drain(), key=lambda line: line.split("\t", 1)[0]):
         first: _Row | None = None
         for line in lines:
             row = _Row(*json.loads(line.split("\t", 2)[2]))
             if row.dim not in survey.dims:
-                survey.leave_out(row.name, f"embed_dim is {row.dim}, expected {next(iter(survey.dims))}")
+                survey.left_out.add(row.name, f"embed_dim is {row.dim}, expected {next(iter(survey.dims))}")
             elif first is None:
                 first = row
             elif row.digest == first.digest:
                 survey.same += 1
             else:
-                survey.leave_out(row.name, "same key as an earlier sample, but other content")
+                survey.left_out.add(row.name, "same key as an earlier sample, but other content")
         if first:
             survey.counts[first.split] += 1
             survey.dtypes.add(options.dtype or first.dtype)
@@ -276,27 +266,24 @@ def _choose(rows: Sorter, spill: Path, options: ReshardOptions, survey: _Survey,
     return chosen
 
 
-def _plan(chosen: Sorter, spill: Path, options: ReshardOptions, survey: _Survey, said: Mapping[str, Any]) -> Plan:
+def _plan(chosen: Sorter, job: Job, options: ReshardOptions, survey: _Survey, said: Mapping[str, Any]) -> Plan:
     """Cut the samples into tars, and say what `index.json` says of them."""
     if not survey.counts:
         raise InputError(_nothing(survey))
-    units = _cut(chosen, spill, plan_tars(survey.counts, options), options)
+    units = _cut(chosen, job, plan_tars(survey.counts, options), options)
     names = ("maxcount", "key_format", "shuffle", "seed", "name", "dtype", "split_by", "prefix")
-    reasons = dict(sorted(survey.reasons.items()))
     facts = {
         "format": FORMAT,
         "embed_dim": next(iter(survey.dims)),
         "dtype": "+".join(sorted(survey.dtypes)),
         "provenance": _provenance(said["provenance"], options.dtype),
         "options": {name: getattr(options, name) for name in names},
-        "left_out": {"total": survey.reasons.total(), "reasons": reasons, "first": survey.listed},
+        "left_out": survey.left_out.facts(),
         "resharded": {"found": survey.found, "same": survey.same, "foreign": dict(sorted(survey.foreign.items()))},
     }
     digest = hashlib.sha256(json.dumps([facts, [unit.digest for unit in units]], sort_keys=True).encode())
-    with (spill / ".tmp-left-out").open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return Plan(units, {**facts, "failed": said["failed"]}, spill / ".tmp-left-out", digest.hexdigest())
+    digest.update(survey.left_out.digest())
+    return Plan(units, {**facts, "failed": said["failed"]}, digest.hexdigest())
 
 
 def _provenance(known: Any, dtype: str | None) -> Any:
@@ -304,15 +291,15 @@ def _provenance(known: Any, dtype: str | None) -> Any:
 
 
 def _nothing(survey: _Survey) -> str:
-    lines = [f"{count} left out: {reason}" for reason, count in survey.reasons.most_common(20)]
+    lines = [f"{count} left out: {reason}" for reason, count in survey.left_out.reasons.most_common(20)]
     foreign = [f"{count} members {ending}" for ending, count in survey.foreign.most_common(5)]
     return "\n  ".join(["expected samples <key>.npy, .txt, .json, found none to shard", *lines, *foreign])
 
 
-def _cut(chosen: Sorter, spill: Path, tars: Sequence[Tar], options: ReshardOptions) -> list[Unit]:
+def _cut(chosen: Sorter, job: Job, tars: Sequence[Tar], options: ReshardOptions) -> list[Unit]:
     """Write the plan's rows under their final keys; each tar has its slice of them."""
     units, lines = [], chosen.drain()
-    with (spill / ".tmp-plan").open("wb") as plan:
+    with publish(job.work / ROWS, sync=False) as plan:
         for tar in tars:
             offset, digest, frames = plan.tell(), hashlib.sha256(f"{tar.split} {options.dtype}\n".encode()), 0
             for index, line in enumerate(islice(lines, tar.count), tar.first):
@@ -321,7 +308,8 @@ def _cut(chosen: Sorter, spill: Path, tars: Sequence[Tar], options: ReshardOptio
                 digest.update(f"{key} {row.digest}\n".encode())
                 frames += row.frames
                 plan.write(json.dumps(row._replace(key=key)).encode() + b"\n")
-            units.append(Unit(tar, spill, spill / ".tmp-plan", offset, frames, digest.hexdigest(), 0))
+            rows = offset, plan.tell() - offset
+            units.append(Unit(tar, job.output, job.output, rows, frames, digest.hexdigest(), 0))
     list(lines)  # nothing is left; this removes what was spilled
     return units
 
@@ -425,30 +413,27 @@ def _packer(dtype: str | None, slot: int) -> Worker:
 
 
 def _pack_tar(dtype: str | None, unit: Unit) -> TarRecord:
-    tar, files = unit.tar, _Files()
-    with publish(unit.plan.parent / tar.name) as file:
-        try:
-            size, sha256 = write_members(file, _members(unit, dtype, files))
-        except (FileNotFoundError, BadTripleError) as error:
-            raise InputError(
-                f"expected the old shards to stay as they are meanwhile, found: {error}\n  run the same command again"
-            ) from error
-        finally:
-            files.close()
-    return TarRecord(tar.name, tar.split, tar.count, unit.frames, size, sha256, unit.digest)
+    files, lines = _Files(), unit_lines(unit)
+    try:
+        with publish(unit.output / unit.tar.name, shared=True) as file, TarWriter(file) as tar:
+            rows = [pack_row(tar, triple) for triple in _triples(lines, unit.tar.split, dtype, files)]
+    except (FileNotFoundError, BadTripleError) as error:
+        raise ChangedError(
+            f"expected the old shards to stay as they are meanwhile, found: {error}\n  run the same command again"
+        ) from error
+    finally:
+        files.close()
+    return finish_tar(unit, tar, rows)
 
 
-def _members(unit: Unit, dtype: str | None, files: _Files) -> Iterator[tuple[str, bytes]]:
-    with unit.plan.open("rb") as plan:
-        plan.seek(unit.offset)
-        for line in islice(plan, unit.tar.count):
-            row = _Row(*json.loads(line))
-            pieces = {part: files.read(*place) for part, place in row.pieces.items()}
-            if _digest(pieces) != row.digest:
-                raise BadTripleError(f"{row.name} has changed")
-            yield f"{row.key}.json", _told(pieces.get("json", b"{}"), unit.tar.split, dtype)
-            yield f"{row.key}.npy", _converted(pieces["npy"], dtype)
-            yield f"{row.key}.txt", pieces["txt"]
+def _triples(lines: Iterable[str], split: str, dtype: str | None, files: _Files) -> Iterator[ReadTriple]:
+    for line in lines:
+        row = _Row(*json.loads(line))
+        pieces = {part: files.read(*place) for part, place in row.pieces.items()}
+        if _digest(pieces) != row.digest:
+            raise BadTripleError(f"{row.name} has changed")
+        told = _told(pieces.get("json", b"{}"), split, dtype)
+        yield ReadTriple(row.key, row.frames, (told, _converted(pieces["npy"], dtype), pieces["txt"]))
 
 
 def _told(data: bytes, split: str, dtype: str | None) -> bytes:

@@ -1,6 +1,7 @@
-"""The plan pass: look at every triple, leave out the bad ones, spill the rest to disk and cut them into units.
+"""The plan: every triple is looked at once, the bad ones are left out, the rest is cut into tars.
 
-May import `processed`, `sample`, `distinct`, `errors`, and this room. Memory does not grow with the number of triples.
+May import `processed`, `sample`, `store`, `errors`, and this room. Memory does not grow with the number of triples:
+their lines are sorted on disk.
 """
 
 from __future__ import annotations
@@ -9,159 +10,168 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from embedshard.distinct import id_hash
 from embedshard.errors import InputError
-from embedshard.processed import DatasetInfo, Entry, entries, read_info
+from embedshard.processed import DatasetInfo, read_info
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.append import Before, Packed, read_before, refuse_leaks
-from embedshard.shard.dataset import Begin, Progress, expected_dim, failed_samples, repeated_keys
-from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
-from embedshard.shard.table import TarRecord
-from embedshard.shard.triple import BadTripleError, Reader, Row, Triple, inspect, plan_line
+from embedshard.shard.dataset import failed_samples, triples_known, usual_dim
+from embedshard.shard.job import LEFT_OUT, ROWS, Job, LeftOut, Plan, Unit
+from embedshard.shard.plan import ShardOptions, Tar, plan_tars
+from embedshard.shard.rows import renamed
+from embedshard.shard.sorter import Sorter
+from embedshard.shard.survey import Line, lots, make_surveyor
+from embedshard.store import publish
 
-__all__ = ["FORMAT", "Plan", "Unit", "scan", "unit_lines"]
+__all__ = ["FORMAT", "scan"]
 
-FORMAT = 1
-_LISTED = 1000
+FORMAT = 2
 _SHOWN = 20
-_ROWS, _PLAN, _LEFT_OUT, _MEDIA = ".tmp-rows", ".tmp-plan", ".tmp-left-out", ".tmp-media"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One tar to pack.
-
-    Attributes:
-        tar: Its name, split and number of samples.
-        folder: The split's folder of triples.
-        plan: File with the plan's rows, in the folder that the tar goes to.
-        offset: Where in it those of this tar begin.
-        frames: Sum over its rows.
-        digest: Hash of its rows.
-        newest: When the last of its source files changed, in nanoseconds.
-    """
-
-    tar: Tar
-    folder: Path
-    plan: Path
-    offset: int
-    frames: int
-    digest: str
-    newest: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All tars to pack, and what `index.json` says beside them.
-
-    `digest` is the hash of all that but what failed to encode: no tar depends on why another sample is not there.
-    `before` are the tars that these are appended to.
-    """
-
-    units: list[Unit]
-    facts: dict[str, Any]
-    left_out: Path
-    digest: str
-    before: tuple[TarRecord, ...] = ()
+_MEDIA = "media"
 
 
 @dataclass
-class _Survey:
-    """What is known of the triples seen so far."""
+class _Chosen:
+    """What is known of the triples that are packed."""
 
-    embed_dim: int | None
-    repeated: set[int]
-    seen: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     dtypes: set[str] = field(default_factory=set)
-    reasons: Counter[str] = field(default_factory=Counter)
-    listed: list[dict[str, str]] = field(default_factory=list)
 
 
-def scan(processed: Path, spill: Path, options: ShardOptions, progress: Progress, begin: Begin) -> Plan:
+def scan(processed: AnyPath, options: ShardOptions, job: Job) -> Plan:
     """Plan the tars of a processed dataset.
 
     Args:
         processed: The processed dataset.
-        spill: Folder for temporary files, which the plan's units read from.
         options: How to shard.
-        progress: Called for each sample that a stage has looked at.
-        begin: Called before each stage.
+        job: Where and by whom.
 
     Raises:
         InputError: There is nothing to shard, or no telling which embed_dim is right.
     """
     info, failed = read_info(processed), failed_samples(processed)
-    before = read_before(spill, options, info) if options.append else None
-    begin("listing", None)
-    repeated, count = repeated_keys(processed, progress)
-    survey = _Survey(_embed_dim(expected_dim(processed, info, progress, begin), before), repeated)
-    begin("planning", count)
-    _survey_all(processed, spill, survey, options, (before, progress))
-    if not survey.counts and not before:
-        raise InputError(_nothing(processed, survey.reasons, failed["total"]))
+    before = read_before(job, options, info) if options.append else None
+    lines, dims = _survey(processed, options, job)
+    dim = _embed_dim(processed, info, dims, before)
+    chosen = _Chosen()
+    with LeftOut(job.work / LEFT_OUT) as left_out:
+        _choose(lines, chosen, left_out, (dim, before), (job.spill, options))
+    if not chosen.counts and not before:
+        raise InputError(_nothing(processed, left_out.reasons, failed["total"]))
     there = (len(before.records), before.samples) if before else (0, 0)
-    units = _cut(processed, spill, plan_tars(survey.counts, options, *there), options.key_format)
-    facts = _facts(info, survey, options)
+    units = _cut(processed, job, plan_tars(chosen.counts, options, *there), options.key_format)
+    facts = _facts(info, dim, chosen.dtypes, left_out, options)
     if before:
         if not options.allow_leak:
-            refuse_leaks(before, spill / _MEDIA)
-        facts = _appended(before, facts, survey, units)
+            refuse_leaks(before, job.spill / _MEDIA)
+        facts = _appended(before, facts, chosen, units)
     digest = hashlib.sha256(json.dumps([facts, [unit.digest for unit in units]], sort_keys=True).encode())
-    with (spill / _LEFT_OUT).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest.update(left_out.digest())
     facts["failed"] = failed
     if not before:
-        return Plan(units, facts, spill / _LEFT_OUT, digest.hexdigest())
+        return Plan(units, facts, digest.hexdigest())
     digest.update(before.index["plan"].encode())
     plan = digest.hexdigest() if units else before.index["plan"]
-    return Plan(units, facts, spill / _LEFT_OUT, plan, before.records)
+    return Plan(units, facts, plan, before.records)
 
 
-def unit_lines(unit: Unit) -> Iterator[bytes]:
-    """Yield the plan's lines for a tar."""
-    with unit.plan.open("rb") as file:
-        file.seek(unit.offset)
-        yield from islice(file, unit.tar.count)
+def _survey(processed: AnyPath, options: ShardOptions, job: Job) -> tuple[Sorter, Counter[int]]:
+    """Have every triple looked at; gives a line for each, sorted, and how many have which embed_dim."""
+    samples = triples_known(processed)
+    job.begin("planning", samples)
+    lines, dims = Sorter(job.spill / "lines"), Counter[int]()
+    for _, outcome in job.share.run(lots(processed), partial(make_surveyor, options), samples):
+        if isinstance(outcome, Exception):
+            raise outcome
+        for line in outcome.lines:
+            lines.add(line)
+        dims.update(outcome.dims)
+        job.progress(len(outcome.lines))
+    return lines, dims
 
 
-def _survey_all(
-    processed: Path, spill: Path, survey: _Survey, options: ShardOptions, rest: tuple[Before | None, Progress]
-) -> None:
-    """Look at every triple that is not packed yet, and spill the rows of the good ones."""
-    before, progress = rest
-    with contextlib.ExitStack() as stack:
-        files = tuple(stack.enter_context((spill / name).open("wb")) for name in (_ROWS, _LEFT_OUT, _MEDIA))
-        for split in SPLITS:
-            with Reader(processed / split) as reader, Packed(before) as packed:
-                for entry in entries(processed / split, lambda stem: order_of(stem, options)):
-                    is_packed = before is not None and packed.holds(order_of(entry.key, options))
-                    _survey_entry(reader, entry, survey, files, is_packed)
-                    progress(int("npy" in entry.parts))
-
-
-def _embed_dim(found: int | None, before: Before | None) -> int | None:
+def _embed_dim(
+    processed: AnyPath, info: DatasetInfo | None, dims: Mapping[int, int], before: Before | None
+) -> int | None:
+    named = info.encoder.get("embed_dim") if info else None
+    found = named if isinstance(named, int) else usual_dim(processed, dims)
     there = before.index["embed_dim"] if before else found
     if found not in (None, there):
         raise InputError(f"expected arrays of embed_dim {there} as in the shards, found {found}; append to others")
     return there if isinstance(there, int) else found
 
 
-def _appended(before: Before, facts: dict[str, Any], survey: _Survey, units: list[Unit]) -> dict[str, Any]:
+def _choose(
+    lines: Sorter,
+    chosen: _Chosen,
+    left_out: LeftOut,
+    wanted: tuple[int | None, Before | None],
+    rest: tuple[Path, ShardOptions],
+) -> None:
+    """Write what is to be packed into a file for each split, in order, and list the rest but for what is packed."""
+    (dim, before), (spill, options), last, taken_from = wanted, rest, "", ""
+    with contextlib.ExitStack() as stack:
+        rows = [stack.enter_context((spill / split).open("w", encoding="utf-8")) for split in SPLITS]
+        media = stack.enter_context((spill / _MEDIA).open("w", encoding="utf-8"))
+        packed = stack.enter_context(Packed(before))
+        for text in lines.drain():
+            line = Line(*text.split("\t"))
+            if packed.holds(line.order) and line.whole:
+                continue
+            split = SPLITS[int(line.split)]
+            reason = line.reason
+            if not reason and int(line.embed_dim) != dim:
+                reason = f"embed_dim is {line.embed_dim}, expected {dim}"
+            if not reason and line.order == last:
+                reason = f"same key as a triple of {taken_from}"
+            if reason:
+                left_out.add(f"{split}/{json.loads(line.name)}", reason)
+                continue
+            last, taken_from = line.order, split
+            chosen.counts[split] += 1
+            chosen.dtypes.add(line.dtype)
+            if options.append and line.media:
+                media.write(f'[{line.media}, "{split}", "{line.key}"]\n')
+            rows[int(line.split)].write("\t".join(line[6:9] + line[11:13] + line[14:]) + "\n")
+
+
+def _cut(processed: AnyPath, job: Job, tars: list[Tar], key_format: str | None) -> list[Unit]:
+    """Write the plan's rows under their final keys; each tar has its slice of them."""
+    units = []
+    with contextlib.ExitStack() as stack:
+        rows = {split: stack.enter_context((job.spill / split).open(encoding="utf-8")) for split in SPLITS}
+        plan: IO[bytes] = stack.enter_context(publish(job.work / ROWS, sync=False))
+        for tar in tars:
+            offset, digest, frames, newest = plan.tell(), hashlib.sha256(), 0, 0
+            for index, line in enumerate(islice(rows[tar.split], tar.count), tar.first):
+                key, count, npy_size, changed, seen, place = line[:-1].split("\t")
+                if key_format:
+                    key, place = key_format.format(index=index), renamed(place)
+                digest.update(f"{key}\t{count}\t{npy_size}\t{seen}\n".encode())
+                plan.write(f"{key}\t{count}\t{place}\n".encode())
+                frames, newest = frames + int(count), max(newest, int(changed))
+            size = plan.tell() - offset
+            units.append(
+                Unit(tar, job.output, processed / tar.split, (offset, size), frames, digest.hexdigest(), newest)
+            )
+    return units
+
+
+def _appended(before: Before, facts: dict[str, Any], chosen: _Chosen, units: list[Unit]) -> dict[str, Any]:
     """Give what `index.json` says of tars that were appended to.
 
     Raises:
         InputError: The new arrays have another dtype.
     """
     index = before.index
-    if new := survey.dtypes - set(index["dtype"].split("+")):
+    if new := chosen.dtypes - set(index["dtype"].split("+")):
         raise InputError(f"expected arrays in {index['dtype']} as in the shards, found {'+'.join(sorted(new))}")
     merged = {name: value for name, value in index.items() if name not in ("plan", "totals", "tars", "failed")}
     merged["left_out"] = facts["left_out"]
@@ -172,7 +182,7 @@ def _appended(before: Before, facts: dict[str, Any], survey: _Survey, units: lis
     return merged
 
 
-def _nothing(processed: Path, reasons: Counter[str], failed: int) -> str:
+def _nothing(processed: AnyPath, reasons: Counter[str], failed: int) -> str:
     """Say that there is nothing to shard, why, and what mends it."""
     lines = [f"{count} left out: {reason}" for reason, count in reasons.most_common(_SHOWN)]
     if failed:
@@ -185,75 +195,15 @@ def _nothing(processed: Path, reasons: Counter[str], failed: int) -> str:
     return "\n  ".join([found, *lines])
 
 
-def _facts(info: DatasetInfo | None, survey: _Survey, options: ShardOptions) -> dict[str, Any]:
+def _facts(
+    info: DatasetInfo | None, dim: int | None, dtypes: set[str], left_out: LeftOut, options: ShardOptions
+) -> dict[str, Any]:
     """Give what `index.json` says of the triples; nothing in it depends on the machine."""
     return {
         "format": FORMAT,
-        "embed_dim": survey.embed_dim,
-        "dtype": "+".join(sorted(survey.dtypes)),
+        "embed_dim": dim,
+        "dtype": "+".join(sorted(dtypes)),
         "provenance": {"encoder": info.encoder, "source": info.source} if info else None,
         "options": {name: getattr(options, name) for name in ("maxcount", "key_format", "shuffle", "seed", "name")},
-        "left_out": {
-            "total": survey.reasons.total(),
-            "reasons": dict(sorted(survey.reasons.items())),
-            "first": survey.listed,
-        },
+        "left_out": left_out.facts(),
     }
-
-
-def _survey_entry(reader: Reader, entry: Entry, survey: _Survey, files: tuple[IO[bytes], ...], is_packed: bool) -> None:
-    """Write a triple to the rows and its media to the media, or it to those left out; one that is packed nowhere."""
-    rows, left_out, media = files
-    split = reader.folder.name
-    if is_packed and "npy" in entry.parts and id_hash(triple_key(entry.key)) not in survey.repeated:
-        return
-    try:
-        triple = _good_triple(reader, entry, survey)
-    except BadTripleError as error:
-        name = f"{split}/{entry.key}".encode("utf-8", "backslashreplace").decode()
-        line = {"triple": name, "reason": str(error)}
-        left_out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        survey.reasons[str(error)] += 1
-        if len(survey.listed) < _LISTED:
-            survey.listed.append(line)
-        return
-    if is_packed:
-        return
-    survey.counts[split] += 1
-    if triple.media:
-        media.write(json.dumps([triple.media, split, triple.row.key]).encode() + b"\n")
-    survey.dtypes.add(triple.dtype)
-    rows.write(f"{triple.newest} {triple.row.frames} {triple.where} {json.dumps(triple.row)}\n".encode())
-
-
-def _good_triple(reader: Reader, entry: Entry, survey: _Survey) -> Triple:
-    key = triple_key(entry.key)
-    triple = inspect(reader, entry, key)
-    if triple.embed_dim != survey.embed_dim:
-        raise BadTripleError(f"embed_dim is {triple.embed_dim}, expected {survey.embed_dim}")
-    if id_hash(key) in survey.repeated:
-        if key in survey.seen:
-            raise BadTripleError(f"same key as a triple of {survey.seen[key]}")
-        survey.seen[key] = reader.folder.name
-    return triple
-
-
-def _cut(processed: Path, spill: Path, tars: list[Tar], key_format: str | None) -> list[Unit]:
-    """Write the plan's rows under their final keys; each tar has its slice of them."""
-    units = []
-    with (spill / _ROWS).open("rb") as rows, (spill / _PLAN).open("wb") as plan:
-        for tar in tars:
-            offset, digest, frames, newest = plan.tell(), hashlib.sha256(), 0, 0
-            for index, line in enumerate(islice(rows, tar.count), tar.first):
-                changed, count, where, text = line.split(b" ", 3)
-                row = Row(*json.loads(text))
-                if key_format:
-                    row = row._replace(key=key_format.format(index=index))
-                    text, where = json.dumps(row).encode() + b"\n", where.replace(b",1,", b",0,", 1)
-                digest.update(text)
-                plan.write(plan_line(row, where.decode()) if where else text)
-                frames, newest = frames + int(count), max(newest, int(changed))
-            unit = Unit(tar, processed / tar.split, spill / _PLAN, offset, frames, digest.hexdigest(), newest)
-            units.append(unit)
-    (spill / _ROWS).unlink()
-    return units

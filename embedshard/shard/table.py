@@ -1,6 +1,6 @@
 """The tables beside the tars: `splits.csv`, `sizes.json`, `index.json`. May import `sample`, `store`, `errors`.
 
-While tars are packed, `.progress.jsonl` stands in for `index.json`: a line for the plan, then one per finished tar.
+While tars are packed there is a folder `.progress` beside them; see `job`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedshard.errors import InputError
-from embedshard.remote import Url
+from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.store import write_bytes
 
@@ -22,18 +21,15 @@ __all__ = [
     "PROGRESS",
     "SIZES",
     "SPLITS_CSV",
-    "State",
     "TarRecord",
     "index_bytes",
     "json_bytes",
-    "progress_line",
     "read_splits",
-    "read_state",
     "splits_bytes",
     "write_changed",
 ]
 
-SPLITS_CSV, SIZES, INDEX, PROGRESS = "splits.csv", "sizes.json", "index.json", ".progress.jsonl"
+SPLITS_CSV, SIZES, INDEX, PROGRESS = "splits.csv", "sizes.json", "index.json", ".progress"
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,7 @@ class TarRecord:
     plan: str
 
 
-@dataclass(frozen=True)
-class State:
-    """What a folder of shards says of itself: its plan's hash, the tars this names, and those that are finished."""
-
-    plan: str = ""
-    tars: tuple[str, ...] = ()
-    records: Mapping[str, TarRecord] = field(default_factory=dict)
-
-
-def read_splits(folder: Path | Url) -> dict[str, list[str]]:
+def read_splits(folder: AnyPath) -> dict[str, list[str]]:
     """Read `splits.csv`: which tars belong to which split.
 
     Args:
@@ -120,34 +107,12 @@ def json_bytes(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode() + b"\n"
 
 
-def progress_line(value: TarRecord | State) -> bytes:
-    """Give a line of the progress file: the state of the plan first, then a record per tar."""
-    line = asdict(value) if isinstance(value, TarRecord) else {"plan": value.plan, "tars": value.tars}
-    return json.dumps(line).encode() + b"\n"
-
-
-def read_state(folder: Path) -> State:
-    """Read what was planned and finished in a folder; an empty state where its tables say nothing readable."""
-    try:
-        if not (folder / PROGRESS).exists():
-            index = json.loads((folder / INDEX).read_bytes())
-            return _state(index["plan"], [row["name"] for row in index["tars"]], index["tars"])
-        head, *lines = (folder / PROGRESS).read_bytes().split(b"\n")
-        return _state(**json.loads(head), rows=[json.loads(line) for line in lines[:-1]])
-    except (OSError, ValueError, TypeError, KeyError):
-        return State()
-
-
-def write_changed(path: Path, data: bytes) -> bool:
+def write_changed(path: AnyPath, data: bytes) -> bool:
     """Write a table unless it is there with the same bytes; tells whether it wrote."""
     if path.is_file() and path.read_bytes() == data:
         return False
     write_bytes(path, data, sync=True)
     return True
-
-
-def _state(plan: str, tars: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> State:
-    return State(plan, tuple(tars), {row["name"]: TarRecord(**row) for row in rows})
 
 
 def _totals(records: Iterable[TarRecord]) -> dict[str, int]:

@@ -1,98 +1,71 @@
-"""Is a triple fit to be packed: its head, caption and metadata, never its rows. May import `processed`, `tar`.
+"""Is a triple fit to be packed: its head, caption and metadata, never its rows.
 
-Loose triples are read again when they are packed, and compared with what was seen then. Of parts, which never change
-once they are there, ranges of bytes are copied.
+May import `processed`, `remote`, `tar`.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from embedshard.processed import Entry, NpyHeader, Place, read_npy_header
-from embedshard.tar import BLOCK, MAX_MEMBER, member_blocks
+from embedshard.remote import AnyPath, Url
+from embedshard.tar import MAX_MEMBER
 
 __all__ = [
+    "HEAD",
     "BadTripleError",
+    "Facts",
     "Reader",
-    "Row",
-    "Triple",
+    "changed_at",
     "check_array",
     "inspect",
     "media_id",
-    "plan_line",
     "read_caption",
     "read_head",
     "read_metadata",
-    "triple_blocks",
-    "triple_paths",
+    "require_whole",
 ]
 
-_HEAD = 4096
+HEAD = 1024  # bytes of an npy that are looked at
+_HEAD = 4096  # the most that the head of one can have
 _OPEN = 64
-_ABSENT = Place(0, -1, False)
-_DTYPES = ("<f2", "<f4")
+_DTYPES = {"<f2": "float16", "<f4": "float32"}  # `dtype.name` takes ten times as long
 
 
 class BadTripleError(ValueError):
     """Why a triple cannot be packed; the same text for all triples of its kind."""
 
 
-class Row(NamedTuple):
-    """A good triple as the plan knows it.
-
-    Attributes:
-        key: Its key in the tars.
-        stem: Its files' name without the ending.
-        parts: Which files it has.
-        npy_size: Size of the npy in bytes.
-        frames: Rows of the array.
-        digest: Hash of json, caption and the head of the npy, so that a change after the plan is noticed.
-    """
-
-    key: str
-    stem: str
-    parts: Sequence[str]
-    npy_size: int
-    frames: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Triple:
+class Facts(NamedTuple):
     """What `inspect` saw of a good triple.
 
     Attributes:
-        row: What is planned.
+        frames: Rows of its array.
         embed_dim: Width of its array.
         dtype: Of its array.
-        newest: When a file of it last changed, in nanoseconds.
-        where: Where it lies, as `plan_line` takes it.
+        digest: Hash of json, caption and the head of the npy.
         media: Its media, if its metadata names it.
     """
 
-    row: Row
+    frames: int
     embed_dim: int
     dtype: str
-    newest: int
-    where: str
+    digest: str
     media: str | None
 
 
 class Reader:
     """Reads triples of one split, loose or in parts; the parts used last stay open. Close it, or use `with`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self._parts: dict[str, tuple[int, int]] = {}
 
@@ -124,106 +97,69 @@ class Reader:
                 limit = min(head, place.size) if part == "npy" and head >= 0 else place.size
                 pieces["txt" if part == "cap" else part], newest = self.range(entry.tar, place.offset, limit)
             return pieces, npy_size, newest
-        for part, path in triple_paths(self.folder, entry.key, entry.parts).items():
-            pieces[part], size, changed = _read_file(path, head if part == "npy" else -1)
+        for part in sorted(entry.parts):  # so that a `.txt` counts where there is a `.cap` too
+            data, size, changed = _read_file(f"{self.folder}/{entry.key}.{part}", head if part == "npy" else -1)
+            pieces["txt" if part == "cap" else part] = data
             newest = max(newest, changed)
             npy_size = size if part == "npy" else npy_size
         return pieces, npy_size, newest
 
     def range(self, tar: str, offset: int, size: int) -> tuple[bytes, int]:
-        """Read a range of a part; gives it and when the part last changed.
+        """Read a range of a part; gives it and when the part last changed, 0 where it lies on a storage.
 
         Raises:
             OSError: It cannot be read, or ends before the range does.
         """
+        if isinstance(self.folder, Url):
+            return (self.folder / tar).read_range(offset, offset + size) if size else b"", 0
         part = self._parts.pop(tar, None)
         if part is None:
             if len(self._parts) >= _OPEN:
                 os.close(self._parts.pop(next(iter(self._parts)))[0])
             descriptor = os.open(self.folder / tar, os.O_RDONLY)
-            part = descriptor, _changed(os.fstat(descriptor))
+            part = descriptor, changed_at(os.fstat(descriptor))
         self._parts[tar] = part
         return _read_whole(part[0], offset, size), part[1]
 
 
-def inspect(reader: Reader, entry: Entry, key: str) -> Triple:
-    """Look at a triple without reading the rows of its array.
+def require_whole(parts: Sequence[str]) -> None:
+    """Check that what there is of a triple can be one.
+
+    Raises:
+        BadTripleError: Its npy or its caption is not there, or a member twice.
+    """
+    if "npy" not in parts:
+        raise BadTripleError("no npy")
+    if "txt" not in parts and "cap" not in parts:
+        raise BadTripleError("no caption")
+    if len(set(parts)) < len(parts):
+        raise BadTripleError("a member is there twice")
+
+
+def inspect(pieces: Mapping[str, bytes], npy_size: int) -> Facts:
+    """Look at a triple without the rows of its array.
 
     Args:
-        reader: Of its split.
-        entry: What there is of it.
-        key: The key it is to have.
+        pieces: Its json, if it has one, its txt, and the first `HEAD` bytes of its npy or more.
+        npy_size: Of the whole npy, in bytes.
 
     Raises:
         BadTripleError: It cannot be packed.
     """
-    if "npy" not in entry.parts:
-        raise BadTripleError("no npy")
-    if entry.caption_part is None:
-        raise BadTripleError("no caption")
-    if len(set(entry.parts)) < len(entry.parts):
-        raise BadTripleError("a member is there twice")
-    try:
-        pieces, npy_size, newest = reader.read(entry, _HEAD)
-    except OSError as error:
-        raise BadTripleError(f"cannot be read: {error.strerror}") from error
-    header = check_array(pieces["npy"], npy_size)
-    read_caption(pieces["txt"])
-    meta = read_metadata(pieces.setdefault("json", b"{}"))
-    row = Row(key, entry.key, entry.parts, npy_size, header.shape[0], _digest(pieces))
-    return Triple(row, header.shape[1], header.dtype.name, newest, _where(entry, key), media_id(meta))
-
-
-def plan_line(row: Row, where: str) -> bytes:
-    """Give the line by which `triple_blocks` finds a triple: as short as can be for one of a part."""
-    return (f"{row.key},{where}" if where else json.dumps(row)).encode() + b"\n"
-
-
-def triple_blocks(reader: Reader, line: bytes, newest: int) -> Iterable[bytes]:
-    """Give the members of a triple as they lie in a tar, in the order json, npy, txt.
-
-    Args:
-        reader: Of its split.
-        line: Its line of the plan.
-        newest: When the last part of the plan changed.
-
-    Raises:
-        OSError: A file is gone.
-        BadTripleError: A file is not what it was when the plan was made.
-    """
-    if line.startswith(b"["):
-        row = Row(*json.loads(line))
-        pieces, _, _ = reader.read(Entry(row.stem, tuple(row.parts)))
-        pieces.setdefault("json", b"{}")
-        if len(pieces["npy"]) != row.npy_size or _digest({**pieces, "npy": pieces["npy"][:_HEAD]}) != row.digest:
-            raise BadTripleError(f"{row.stem} has changed")
-        return [block for part in ("json", "npy", "txt") for block in member_blocks(f"{row.key}.{part}", pieces[part])]
-    key, tar, as_it_is, *numbers = line[:-1].decode().split(",")
-    ranges = list(map(int, numbers))
-    if as_it_is == "1":
-        first, after = ranges[0] - BLOCK, ranges[4] + ranges[5] + -ranges[5] % BLOCK
-        block, changed = reader.range(tar, first, after - first)
-        blocks: list[bytes] = [block]
-    else:
-        blocks, changed = [], 0
-        for part, offset, size in zip(("json", "npy", "txt"), ranges[::2], ranges[1::2], strict=True):
-            data, changed = reader.range(tar, offset, max(size, 0))
-            blocks += member_blocks(f"{key}.{part}", data if size >= 0 else b"{}")
-    if changed > newest:
-        raise BadTripleError(f"{tar} has changed")
-    return blocks
-
-
-def triple_paths(folder: Path, stem: str, parts: Sequence[str]) -> dict[str, str]:
-    """Give the files of a triple by the endings they have in a tar: `json`, `npy`, and `txt` also for a `.cap`."""
-    return {"txt" if part == "cap" else part: f"{folder}/{stem}.{part}" for part in sorted(parts)}
+    npy, caption, metadata = pieces["npy"][:HEAD], pieces["txt"], pieces.get("json", b"{}")
+    header = check_array(npy, npy_size)
+    read_caption(caption)
+    media = media_id(read_metadata(metadata))
+    sizes = f"{len(metadata)},{npy_size},{len(caption)},".encode()
+    digest = hashlib.blake2b(b"".join((sizes, metadata, npy, caption)), digest_size=16).hexdigest()
+    return Facts(header.shape[0], header.shape[1], _DTYPES[header.dtype.str], digest, media)
 
 
 def check_array(head: bytes, size: int) -> NpyHeader:
     """Check the head of an npy file against the seed format: (frame_count, embed_dim), float16 or float32.
 
     Args:
-        head: The file, or at least its first 4096 bytes.
+        head: The file, or at least its head.
         size: Size of the whole file in bytes.
 
     Raises:
@@ -303,28 +239,8 @@ def media_id(metadata: Mapping[str, Any]) -> str | None:
 _header = lru_cache(1024)(read_npy_header)  # the heads of a dataset differ in frame_count only
 
 
-def _digest(pieces: dict[str, bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in ("json", "npy", "txt"):
-        digest.update(len(pieces[part]).to_bytes(8, "big") + pieces[part])
-    return digest.hexdigest()
-
-
-def _where(entry: Entry, key: str) -> str:
-    """Give a part, whether the triple lies in it just as it would in a shard, and offset and size of each piece."""
-    if not entry.tar:
-        return ""
-    found = dict(zip(("txt" if part == "cap" else part for part in entry.parts), entry.places, strict=True))
-    places = [found.get(part, _ABSENT) for part in ("json", "npy", "txt")]
-    follows = all(
-        before.offset + before.size + -before.size % BLOCK + BLOCK == after.offset
-        for before, after in itertools.pairwise(places)
-    )
-    as_it_is = follows and key == entry.key and "cap" not in entry.parts and all(place.plain for place in places)
-    return ",".join([entry.tar, str(int(as_it_is)), *(f"{place.offset},{place.size}" for place in places)])
-
-
-def _changed(stat: os.stat_result) -> int:
+def changed_at(stat: os.stat_result) -> int:
+    """Give when a file last changed, in nanoseconds."""
     return max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
@@ -334,7 +250,7 @@ def _read_file(path: str, limit: int) -> tuple[bytes, int, int]:
     try:
         stat = os.fstat(descriptor)
         wanted = stat.st_size if limit < 0 else min(limit, stat.st_size)
-        return _read_whole(descriptor, 0, wanted), stat.st_size, _changed(stat)
+        return _read_whole(descriptor, 0, wanted), stat.st_size, changed_at(stat)
     finally:
         os.close(descriptor)
 

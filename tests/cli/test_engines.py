@@ -75,6 +75,22 @@ def test_slurm_gets_the_command_again(prepared, tiny_model, monkeypatch):
     assert "#SBATCH --gpus=1" in text
 
 
+def test_a_slurm_array_shards(prepared, tiny_model, monkeypatch):
+    encode(prepared, tiny_model)
+    programs = prepared / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(
+        '#!/bin/sh\nfor task in 1 2; do SLURM_ARRAY_TASK_ID=$task bash "$1" || exit; done\n'
+    )
+    (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    words = ("--maxcount", 1, "--engine", "slurm", "--slots", 2)
+    output = run("shard", prepared / "processed", prepared / "shards", *words).output
+    assert f"how far it is: embedshard status {prepared / 'shards'}" in output
+    assert "samples: 5 packed, 0 to do, of 5" in run("status", prepared / "shards").output
+    run("check", prepared / "shards")
+
+
 def test_ray_goes_on_with_what_a_share_began(prepared, tiny_model):
     pytest.importorskip("ray", reason="Ray is not installed")
     encode(prepared, tiny_model, "--unit", 1, "--layout", "parts")
@@ -149,8 +165,8 @@ def test_slurm_keeps_its_script_here_when_the_output_is_elsewhere(prepared, tiny
 @pytest.mark.parametrize(
     "words",
     [
-        ("shard", "processed", "s3://bucket/shards"),
-        ("check", "s3://bucket/shards"),
+        ("reshard", "s3://bucket/shards", "merged"),
+        ("caption", "samples.parquet", "s3://bucket/captioned", "--model", "m", "--pretrained", "p"),
     ],
 )
 def test_folders_that_must_be_on_a_disk(words, tmp_path, monkeypatch):

@@ -20,6 +20,6 @@ def test_check_repair_prints_counts_that_add_up(tmp_path: Path) -> None:
     (tmp_path / "in/train/k0.txt").write_bytes(b"")
     result = run("check", tmp_path / "out", "--repair", "--json")
     assert "found 4: 2 kept, 0 there twice, 2 damaged" in result.stderr
-    assert "written anew: ds_00000.tar, sizes.json" in result.stderr
+    assert "written anew: ds_00000.tar, ds_00000.idx, sizes.json" in result.stderr
     assert json.loads(result.stdout)["ok"]
     assert "found 3: 2 kept, 0 there twice, 1 damaged" in run("check", tmp_path / "in", "--repair").output

@@ -133,17 +133,17 @@ def test_a_stopped_append_is_finished(
             raise KeyboardInterrupt
         return write(path, data)  # type: ignore[operator, no-any-return]
 
-    def stopping_publish(path: Path, publish: object = pack_module.publish) -> object:
+    def stopping_publish(path: Path, publish: object = pack_module.publish, **options: bool) -> object:
         if path.name == "ds_00004.tar" and stop_at == "ds_00003.tar":
             raise KeyboardInterrupt
-        return publish(path)  # type: ignore[operator]
+        return publish(path, **options)  # type: ignore[operator]
 
     with monkeypatch.context() as patch:
         patch.setattr(pack_module, "write_changed", stopping)
         patch.setattr(pack_module, "publish", stopping_publish)
         with pytest.raises(KeyboardInterrupt):
             pack(triples, out, maxcount=3, append=True)
-    assert (out / ".progress.jsonl").exists()
+    assert (out / ".progress/plan.json").exists()
     if more:
         add(triples, "val", range(20, 22))
     assert pack(triples, out, maxcount=3, append=True).samples == 12 + 2 * more

@@ -146,7 +146,7 @@ def test_a_part_that_changes_meanwhile_gives_no_tar(triples: Path, tmp_path: Pat
 
     with pytest.raises(InputError, match=r"part-000000\.tar has changed\n  run the same command again"):
         shard(triples, tmp_path / "out", ShardOptions(), lambda samples: None, change)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".progress.jsonl", "ds_00000.tar"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".progress", "ds_00000.idx", "ds_00000.tar"]
     assert pack(triples, tmp_path / "out").reused == 1
 
 

@@ -331,7 +331,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", [".tmp-plan", ".progress.jsonl", "ds_00003.tar"])
+@pytest.mark.parametrize("moment", [".progress/.tmp-rows", ".progress/plan.json", "ds_00003.tar"])
 def test_kill_and_run_again_gives_the_same_bytes(linked: Callable[..., Path], tmp_path: Path, moment: str) -> None:
     old = pack(linked(train=1000, val=500), tmp_path / "old", maxcount=400)
     make(tmp_path / "whole", old, maxcount=100)
