@@ -61,7 +61,7 @@ class RemoteError(InputError, OSError):
 
 
 class OutageError(RemoteError):
-    """An object storage, which answers else, could not be reached for about a minute: no fault of what was asked."""
+    """An object storage could not be reached, though tried again and again: no fault of what was asked."""
 
 
 class _Stat(NamedTuple):

@@ -9,11 +9,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from embedshard.encode.clip import ClipEncoder, ModelOptions, load_encoder
 from embedshard.encode.pipeline import WRITERS, EncodeOptions, Output, Pipeline, Triple
@@ -43,7 +44,11 @@ __all__ = ["Setup", "all_failed", "make_worker", "profile_of"]
 
 _CAREFUL = 3  # workers that began a unit, from which on its media are one at a time
 _DEADLY = 2  # workers that died at a media alone, from which on it is not tried
+_UPLOADS = 2  # units that are written at once, while others are encoded
 _IN_MEMORY = 1 << 26  # bytes of a part, beyond which it waits on the disk
+
+
+_Records: TypeAlias = list[tuple[Record | None, Record]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def make_worker(setup: Setup, slot: int) -> Worker:
     return _UnitEncoder(setup, encoders).run
 
 
-def all_failed(unit: Unit, error: Exception, setup: Setup) -> list[tuple[Record | None, Record]]:
+def all_failed(unit: Unit, error: Exception, setup: Setup) -> _Records:
     """Record that a unit came to nothing, where it is not done; gives the records before and now."""
     opened = _OpenUnit(unit, setup.plan.group_reader()(unit.number), setup, _folders(setup))
     for group in opened.groups():
@@ -119,6 +124,7 @@ class _UnitEncoder:
         self._pipeline = Pipeline(self._outputs, setup.options, setup.root, self._profile)
         self._open: dict[int, _OpenUnit] = {}
         self._owners: dict[int, _OpenUnit] = {}
+        self._writing: dict[int, Future[_Records]] = {}
         self._works = 0
 
     def run(self, units: Iterator[Unit]) -> Iterator[tuple[Unit, Any]]:
@@ -130,13 +136,14 @@ class _UnitEncoder:
         beating = threading.Thread(target=self._beat, args=(stopped,), daemon=True)
         beating.start()
         try:
-            for outcome in self._pipeline.run(self._works_of(units)):
-                self._owners.pop(outcome.number).add(outcome)
-                yield from self._ready()
-            yield from self._ready()
-            for opened in list(self._open.values()):
-                self._one_by_one(opened)
-                yield from self._ready()
+            with ThreadPoolExecutor(_UPLOADS, "part") as self._writers:
+                for outcome in self._pipeline.run(self._works_of(units)):
+                    self._owners.pop(outcome.number).add(outcome)
+                    yield from self._written(_UPLOADS)
+                yield from self._written(0)
+                for opened in list(self._open.values()):
+                    self._one_by_one(opened)
+                    yield from self._written(0)
         except (InputError, OSError, KeyboardInterrupt, GeneratorExit):
             for folder in self._folders.values():
                 with contextlib.suppress(OSError):
@@ -145,8 +152,8 @@ class _UnitEncoder:
         finally:
             stopped.set()
             beating.join()
-            self._open.clear()
-            self._owners.clear()
+            for state in (self._open, self._owners, self._writing):
+                state.clear()
 
     def _works_of(self, units: Iterator[Unit]) -> Iterator[Work]:
         """Open units and yield their works; in the thread that hands works to the decoders."""
@@ -187,11 +194,18 @@ class _UnitEncoder:
     def _keep(self, output: int, number: int, triple: Triple) -> None:
         self._owners[number].drafts[output].keep(triple)
 
-    def _ready(self) -> Iterator[tuple[Unit, Any]]:
-        for opened in [opened for opened in self._open.values() if opened.whole]:
-            records = opened.write()
-            del self._open[opened.unit.number]
-            yield opened.unit, (records, self._profile.drain())
+    def _written(self, ahead: int) -> Iterator[tuple[Unit, Any]]:
+        """Have whole units written, yield those that are, and wait until at most `ahead` are not."""
+        for number, opened in list(self._open.items()):
+            if opened.whole and number not in self._writing:
+                self._writing[number] = self._writers.submit(opened.write)
+        while self._writing:
+            number, writing = next(iter(self._writing.items()))
+            if len(self._writing) <= ahead and not writing.done():
+                return
+            records = writing.result()
+            del self._writing[number]
+            yield self._open.pop(number).unit, (records, self._profile.drain())
 
     def _beat(self, stopped: threading.Event) -> None:
         while not stopped.wait(BEAT):
@@ -268,7 +282,7 @@ class _OpenUnit:
         """Whether all of it has come back."""
         return self.sealed and self._back == self.given
 
-    def write(self) -> list[tuple[Record | None, Record]]:
+    def write(self) -> _Records:
         """Write the parts, and then the records; gives the record before and now of every output."""
         now = dict(self._before)
         for output, draft in self.drafts.items():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from embedshard.encode.clip import ModelOptions
@@ -108,17 +109,16 @@ def encode_in_parts(
 
 def _require_parts(processed: AnyPath) -> None:
     info = read_info(processed)
-    if (info and not info.units) or (info is None and _has_triples(processed)):
+    if info is None and isinstance(processed, Url) and any((processed / split).is_dir() for split in SPLITS):
+        raise InputError(
+            f"{processed} holds files, but no dataset.json that says how they were made; give another folder"
+        )
+    loose = isinstance(processed, Path) and info is None and count_triples(processed)
+    if loose or (info and not info.units):
         raise InputError(
             f"{processed} holds loose triples, which one process on one device goes on with: --layout loose "
             "--device cpu or cuda:0\n  For parts, or a share of a larger run, give another folder"
         )
-
-
-def _has_triples(processed: AnyPath) -> bool:
-    if isinstance(processed, Url):  # what lies there is not to be fetched to find out
-        return any((processed / split).is_dir() for split in SPLITS)
-    return count_triples(processed) > 0
 
 
 def _planned(manifest: Manifest, processed: AnyPath, size: int) -> Manifest:

@@ -11,9 +11,10 @@ from embedshard.cli.encode import encode
 from embedshard.cli.prepare import prepare
 from embedshard.cli.recipe import read_recipe
 from embedshard.cli.shard import shard
-from embedshard.demo import image_bytes
+from embedshard.demo import Tree, image_bytes
 from embedshard.encode.clip import save_random_model
 from embedshard.errors import InputError
+from embedshard.remote import Url
 from embedshard.sources import all_sources
 
 COMMANDS = {"prepare": prepare, "encode": encode, "shard": shard}
@@ -180,3 +181,20 @@ def test_run_takes_several_models_to_shards_of_their_own(tmp_path, monkeypatch, 
     }
     assert dims == {tiny_model.name: 64, "second": 32}
     assert result.output.count("all right") == 2
+
+
+def test_run_goes_the_whole_way_on_a_storage(tmp_path, bucket, tiny_model):
+    all_sources()["folder"].demo(Tree(tmp_path / "raw"))
+    encode_ = f"{{model: [{tiny_model}], device: cpu, workers: 0, unit: 2}}"
+    text = f"prepare: {{source: folder, raw: {tmp_path / 'raw'}}}\nencode: {encode_}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    words = ["run", str(tmp_path / "r.yaml"), "--out"]
+    for out in (f"{bucket}/out", str(tmp_path / "out")):
+        ended = CliRunner().invoke(main, [*words, out])
+        assert ended.exit_code == 0, ended.output
+        assert "shards: all right" in ended.output
+    assert "5 samples: 0 encoded, 5 were there" in CliRunner().invoke(main, [*words, f"{bucket}/out"]).output
+    there = [path for path in (Url(f"{bucket}/out") / "shards").iterdir() if path.name.endswith(".tar")]
+    assert len(there) == 3
+    for tar in there:
+        assert tar.read_bytes() == (tmp_path / "out/shards" / tar.name).read_bytes()

@@ -156,7 +156,7 @@ def test_an_outage_ends_the_run_and_loses_no_unit(out, proxy, model, rows, whole
     def breaks(given: Iterable[Any], make_worker: Any) -> Iterator[Any]:
         for number, outcome in enumerate(local(given, make_worker, 1)):
             yield outcome
-            proxy.unavailable = float(number == 1)
+            proxy.unavailable = float(number == 0)
 
     with pytest.raises(OutageError, match=r"cannot be (written|looked up|read)(?s:.*)run the same command again"):
         encode_in_parts(rows, {out: model}, OPTIONS, replace(ONE, engine=breaks))
@@ -208,7 +208,7 @@ def test_a_dataset_is_of_one_manifest_and_setting(out, tmp_path, model, rows):
 
 def test_triples_without_a_setting_are_refused(out, model, rows):
     (out / "train/part-000000.tar").create(b"")
-    with pytest.raises(InputError, match="holds loose triples"):
+    with pytest.raises(InputError, match=r"holds files, but no dataset\.json"):
         encode_in_parts(rows, {out: model}, OPTIONS, ONE)
 
 
