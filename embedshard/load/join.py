@@ -48,7 +48,7 @@ class Joined:
     def _find(self, model: str, tars: Tars, raw: Raw) -> tuple[int, int]:
         counts = self._counts[model]
         alike = raw.number < len(counts) and raw.row < counts[raw.number]
-        if alike and tars[raw.number].samples[raw.row][0] == raw.key:
+        if alike and tars[raw.number].keys[raw.row] == raw.key:
             return raw.number, raw.row
         if model not in self._places:
             self._places[model] = _places(self._shards[model])
@@ -65,7 +65,7 @@ def shared_rows(first: Shards, others: Mapping[str, Shards]) -> tuple[npt.NDArra
     keys = [_places(shards).keys() for shards in others.values()]
     return tuple(
         np.array(
-            [row for row, (key, _) in enumerate(OpenTar(first, number).samples) if all(key in other for other in keys)],
+            [row for row, key in enumerate(OpenTar(first, number).keys) if all(key in other for other in keys)],
             np.int64,
         )
         for number in range(len(first.tars))
@@ -74,7 +74,5 @@ def shared_rows(first: Shards, others: Mapping[str, Shards]) -> tuple[npt.NDArra
 
 def _places(shards: Shards) -> dict[str, tuple[int, int]]:
     return {
-        key: (number, row)
-        for number in range(len(shards.tars))
-        for row, (key, _) in enumerate(OpenTar(shards, number).samples)
+        key: (number, row) for number in range(len(shards.tars)) for row, key in enumerate(OpenTar(shards, number).keys)
     }

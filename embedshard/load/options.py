@@ -47,7 +47,7 @@ class LoadOptions:
             many are kept in memory by `webdataset`, none by `native`. Above 0 the tars are shuffled too.
         seed: Decides, with the epoch, every random choice. The epoch counts the iterations, from 0, in DataLoader
             workers too.
-        mode: `epoch`, every sample once; `resampled`, tars drawn at random, by their number of samples, without end.
+        mode: `epoch`, every sample once; `resampled`, tars drawn at random, without end.
         epoch_length: Samples after which an iteration of `resampled` ends, over all ranks; None for never. The next
             one goes on where it ended.
         uneven: What is done where samples do not divide by the ranks: `keep`, so that some ranks have one more;

@@ -184,12 +184,12 @@ def _worker_run(order: Order, part: Part) -> tuple[int, int]:
 
 
 def _drawn_runs(order: Order, part: Part, epoch: int, size: int) -> Iterator[Run]:
-    """Draw tars by their number of samples; an epoch goes on where the last one ended, so no sample is favoured."""
+    """Draw whole tars, so every sample is as likely as any other; an epoch goes on where the one before it ended."""
     generator = order.generator(_DRAWS, epoch if order.endless else 0, part.rank, part.worker, part.workers)
     start = 0 if order.endless else epoch * size
-    ends, position = np.cumsum(order.counts), 0
+    tars, position = np.flatnonzero(order.counts), 0
     while True:
-        for tar in np.searchsorted(ends, generator.integers(ends[-1], size=_DRAWN), "right").tolist():
+        for tar in tars[generator.integers(len(tars), size=_DRAWN)].tolist():
             first = max(start - position, 0)
             last = min(order.counts[tar], start + size - position)
             if first >= last and position >= start:

@@ -24,10 +24,11 @@ from embedshard.load.cache import Cache
 from embedshard.load.collate import Array, collate, crop_frames
 from embedshard.load.decode import decode
 from embedshard.load.join import Joined, shared_rows
+from embedshard.load.layout import grouped
 from embedshard.load.options import LoadOptions
 from embedshard.load.order import Order, cut, picks, runs
 from embedshard.load.position import Position, Turn
-from embedshard.load.tars import Raw, Shards, Tars, check_count, damage, find_shards, grouped
+from embedshard.load.tars import Raw, Shards, Tars, check_count, damage, find_shards
 from embedshard.remote import Url, place
 from embedshard.tar import read_members
 

@@ -1,6 +1,6 @@
 """The tars of a split: which they are, how many samples each has, and where these lie.
 
-Imports numpy; of ours `errors`, `remote`, `tar`, `shard.table`, `shard.offsets` and this room.
+Imports numpy; of ours `errors`, `remote`, `shard.table` and this room.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import json
 import mmap
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +21,13 @@ import numpy.typing as npt
 from embedshard.errors import InputError
 from embedshard.load.cache import Cache, copy_blocks
 from embedshard.load.decode import Buffer
+from embedshard.load.layout import check_layout, read_layout
 from embedshard.remote import RemoteError, Url
-from embedshard.shard.offsets import Offsets, offsets_path, read_offsets
 from embedshard.shard.table import INDEX, SIZES, read_splits
-from embedshard.tar import BLOCK, index_members
 
-__all__ = ["OpenTar", "Raw", "Shards", "Tars", "check_count", "damage", "find_shards", "grouped"]
+__all__ = ["OpenTar", "Raw", "Shards", "Tars", "check_count", "damage", "find_shards"]
 
-_PARTS = ("json", "npy", "txt")
 _SMALL = 1 << 20  # bytes; a tar of fewer is read, not mapped, for a process may map only so many files
-_HEADER = np.dtype([("name", "S100"), ("", "V24"), ("size", "S12")])
-
-T = TypeVar("T")
 
 
 class Raw(NamedTuple):
@@ -74,7 +67,7 @@ class Shards:
         if any(tar.name not in sizes for tar in self.tars):
             sizes = {**_read_json(self.tars[0].parent / SIZES), **sizes}
         known = ((number, sizes.get(tar.name)) for number, tar in enumerate(self.tars))
-        return tuple(count if isinstance(count, int) else len(OpenTar(self, number).samples) for number, count in known)
+        return tuple(count if isinstance(count, int) else len(OpenTar(self, number).keys) for number, count in known)
 
 
 def find_shards(folder: Path | Url, split: str, cache: Cache | None) -> Shards:
@@ -102,10 +95,6 @@ def find_shards(folder: Path | Url, split: str, cache: Cache | None) -> Shards:
 class OpenTar:
     """A tar in memory or mapped into it, and where its samples lie.
 
-    Attributes:
-        name: Its path or URL.
-        samples: For each sample its key, and where in the tar its members lie, by their endings.
-
     Raises:
         InputError: It is damaged.
     """
@@ -115,46 +104,34 @@ class OpenTar:
         self.name, self._number = str(tar), number
         with damage(self.name):
             self._data = _map(shards, number)
-            self._offsets = _find_offsets(tar) if shards.cache is None else None
-            if self._offsets is None:
-                members = ((name, slice(at, at + size)) for name, at, size, _ in index_members(self._data))
-                self.samples = list(grouped(members))
-            else:
-                self.samples = _slices(self._offsets)
+            self._layout = read_layout(tar if isinstance(tar, Path) and shards.cache is None else None, self._data)
 
-    def check(self, rows: npt.NDArray[Any]) -> None:
-        """Check by the headers that samples lie where an idx says.
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its samples."""
+        return self._layout.keys
+
+    def read(self, rows: npt.NDArray[Any]) -> list[Raw]:
+        """Give samples, as views of the tar.
 
         Args:
-            rows: Numbers of the samples.
+            rows: Their numbers.
 
         Raises:
-            InputError: They do not; the idx is of another tar.
+            InputError: They do not lie where an idx says.
         """
-        if self._offsets is None:
-            return
-        offsets = self._offsets[rows]
-        for part in _PARTS:
-            there = offsets[offsets[part][:, 0] > 0]
-            heads = np.ndarray(max(len(self._data) - _HEADER.itemsize, 0), _HEADER, self._data, strides=(1,))
-            found = heads[there[part][:, 0].astype(np.int64) - BLOCK]
-            digits = found["size"].copy().view(np.uint8).reshape(-1, 12)[:, :11].astype(np.int64) - ord("0")
-            same = (digits @ 8 ** np.arange(10, -1, -1)) == there[part][:, 1].astype(np.int64)
-            same &= found["name"] == np.char.add(there["key"], f".{part}".encode())
-            if part == "txt":
-                same |= found["name"] == np.char.add(there["key"], b".cap")
-            if not same.all():
-                key = there["key"][~same][0].decode()
-                idx = offsets_path(Path(self.name))
-                raise InputError(
-                    f"{self.name}, key {key}: expected its {part} where {idx.name} says, found another member; the "
-                    f"index is of another tar: rm {idx}"
-                )
-
-    def raw(self, row: int) -> Raw:
-        """Give a sample, as views of the tar."""
-        key, parts = self.samples[row]
-        return Raw(self.name, self._number, row, key, {part: self._data[span] for part, span in parts.items()})
+        check_layout(self.name, self._data, self._layout, rows)
+        data, keys, spans = self._data, self._layout.keys, self._layout.spans.items()
+        return [
+            Raw(
+                self.name,
+                self._number,
+                row,
+                keys[row],
+                {part: data[starts[row] : stops[row]] for part, (starts, stops) in spans if starts[row]},
+            )
+            for row in rows.tolist()
+        ]
 
 
 class Tars:
@@ -169,11 +146,11 @@ class Tars:
         """Give a tar, open."""
         if number not in self._open:
             tar = OpenTar(self._shards, number)
-            check_count(tar.name, self._counts[number], len(tar.samples))
+            check_count(tar.name, self._counts[number], len(tar.keys))
             self._open[number] = tar
-            self._held += len(tar.samples)
-            while len(self._open) > 2 and self._held - len(next(iter(self._open.values())).samples) > self._capacity:
-                self._held -= len(self._open.popitem(last=False)[1].samples)
+            self._held += len(tar.keys)
+            while len(self._open) > 2 and self._held - len(next(iter(self._open.values())).keys) > self._capacity:
+                self._held -= len(self._open.popitem(last=False)[1].keys)
         self._open.move_to_end(number)
         return self._open[number]
 
@@ -184,33 +161,9 @@ class Tars:
             tars: Number of the tar of each.
             rows: Its number in the tar.
         """
-        found = {number: self[number] for number in np.unique(tars).tolist()}
-        for number, tar in found.items():
-            tar.check(rows[tars == number])
-        for number, row in zip(tars.tolist(), rows.tolist(), strict=True):
-            yield found[number].raw(row)
-
-
-def grouped(members: Iterable[tuple[str, T]]) -> Iterator[tuple[str, dict[str, T]]]:
-    """Group members to samples as webdataset does: those side by side whose names agree up to the first dot.
-
-    Args:
-        members: Name of each, and anything.
-
-    Yields:
-        The key, and what belongs to each ending, in lower case.
-
-    Raises:
-        ValueError: A sample has two members of one ending.
-    """
-    named = ((*_split_name(name), value) for name, value in members)
-    for key, group in groupby((member for member in named if member[0]), itemgetter(0)):
-        parts: dict[str, T] = {}
-        for _, field, value in group:
-            if field.lower() in parts:
-                raise ValueError(f"two members {key}.{field}")
-            parts[field.lower()] = value
-        yield key, parts
+        found = {number: iter(self[number].read(rows[tars == number])) for number in np.unique(tars).tolist()}
+        for number in tars.tolist():
+            yield next(found[number])
 
 
 @contextlib.contextmanager
@@ -240,13 +193,6 @@ def check_count(tar: str, expected: int, found: int) -> None:
         )
 
 
-def _split_name(name: str) -> tuple[str, str]:
-    """Split a name at the first dot after the last slash; the key is empty for a file that is no part of a sample."""
-    folder, slash, base = name.rpartition("/")
-    stem, dot, field = base.partition(".")
-    return folder + slash + stem if stem and dot else "", field
-
-
 def _read_json(path: Path | Url) -> dict[str, Any]:
     """Read a table; an empty one where there is none that can be read."""
     try:
@@ -270,20 +216,3 @@ def _map(shards: Shards, number: int) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         file.seek(0)
         return memoryview(file.read())
-
-
-def _find_offsets(tar: Path | Url) -> Offsets | None:
-    """Read the idx of a tar on a disk, if it has one."""
-    return read_offsets(tar) if isinstance(tar, Path) and offsets_path(tar).is_file() else None
-
-
-def _slices(offsets: Offsets) -> list[tuple[str, dict[str, slice]]]:
-    keys = [key.decode() for key in offsets["key"].tolist()]
-    starts = [offsets[part][:, 0].tolist() for part in _PARTS]
-    stops = [offsets[part].sum(axis=1).tolist() for part in _PARTS]
-    whole = all(map(all, starts))
-    rows = zip(*(map(slice, *spans) for spans in zip(starts, stops, strict=True)), strict=True)
-    found = [dict(zip(_PARTS, row, strict=True)) for row in rows]
-    if not whole:
-        found = [{part: span for part, span in row.items() if span.start} for row in found]
-    return list(zip(keys, found, strict=True))
