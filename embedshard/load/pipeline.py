@@ -128,18 +128,20 @@ class _Reader:
                 yield from ((places[raw.row], raw) for raw in self._read_tar(run.tar, places))
 
     def _read_tar(self, number: int, rows: Collection[int]) -> Iterator[Raw]:
-        """Yield some samples of a tar; reads it to its end only if the last one is wanted."""
-        name, size, found = str(self.shards.tars[number]), self.sizes[number], 0
-        last = max(rows)
+        """Yield some samples of a tar, the last one when it is known that the tar goes on, or ends, as it should."""
+        name, size, last, found = str(self.shards.tars[number]), self.sizes[number], max(rows), 0
+        waiting: list[Raw] = []
         with damage(name), self.shards.open(number) as file:
             for row, (key, parts) in enumerate(grouped(read_members(file))):
                 found = row + 1
-                if row in rows:
-                    yield Raw(name, number, row, key, parts)
-                elif row > last:
+                if row > last:
                     break
+                if row in rows:
+                    yield from waiting
+                    waiting = [Raw(name, number, row, key, parts)]
             if found <= last or last == size - 1:
                 check_count(name, size, found)
+            yield from waiting
 
 
 class Resumable:
