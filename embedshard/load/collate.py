@@ -95,21 +95,24 @@ def _pad(keys: Sequence[str], arrays: list[Array], seq_len: int | None, dtype: D
     """Copy arrays into one, once; gives it and its mask as tensors."""
     import torch
 
-    first = arrays[0]
-    for key, array in zip(keys, arrays, strict=True):
-        if array.shape[1] != first.shape[1] or (dtype is None and array.dtype != first.dtype):
-            raise InputError(
-                f"expected embeddings of one dim and dtype in a batch, found {first.dtype} of dim {first.shape[1]} "
-                f"(key {keys[0]}) and {array.dtype} of dim {array.shape[1]} (key {key})\n"
-                "Load shards of different encoders one by one"
-            )
-    lengths = np.array([len(array) for array in arrays])
-    width = seq_len or int(lengths.max())
-    embeddings = np.empty((len(arrays), width, first.shape[1]), dtype or first.dtype.newbyteorder("="))
-    for row, array, length in zip(embeddings, arrays, lengths.tolist(), strict=True):
-        row[:length] = array
-        row[length:] = 0
-    mask = np.arange(width) < lengths[:, None]
+    kinds = [(array.shape[1], dtype or array.dtype) for array in arrays]
+    if kinds.count(kinds[0]) < len(kinds):
+        other = next(number for number, kind in enumerate(kinds) if kind != kinds[0])
+        raise InputError(
+            f"expected embeddings of one dim and dtype in a batch, found {arrays[0].dtype} of dim {kinds[0][0]} "
+            f"(key {keys[0]}) and {arrays[other].dtype} of dim {kinds[other][0]} (key {keys[other]})\n"
+            "Load shards of different encoders one by one"
+        )
+    lengths = [len(array) for array in arrays]
+    width = seq_len or max(lengths)
+    embeddings = np.empty((len(arrays), width, kinds[0][0]), np.dtype(kinds[0][1]).newbyteorder("="))
+    if min(lengths) == width:
+        np.concatenate(arrays, out=embeddings.reshape(-1, kinds[0][0]), casting="unsafe")
+    else:
+        for row, array, length in zip(embeddings, arrays, lengths, strict=True):
+            row[:length] = array
+            row[length:] = 0
+    mask = np.arange(width) < np.array(lengths)[:, None]
     return torch.from_numpy(embeddings), torch.from_numpy(mask)
 
 

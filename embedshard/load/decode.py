@@ -50,8 +50,8 @@ def decode(
     Raises:
         InputError: A part or field is missing or cannot be read; names tar, key and field.
     """
-    sample: dict[str, Any] = {"key": key, "embeddings": decode_array(tar, key, parts)}
-    sample["text"] = _part(tar, key, parts, "cap" if "cap" in parts and "txt" not in parts else "txt", _read_text)
+    txt = "cap" if "cap" in parts and "txt" not in parts else "txt"
+    sample = {"key": key, "embeddings": decode_array(tar, key, parts), "text": _part(tar, key, parts, txt, _read_text)}
     if fields is None or fields or captions != "first":
         meta = _part(tar, key, parts, "json", _read_meta)
         if fields is None:
@@ -80,14 +80,14 @@ def draw(seed: str, below: int) -> int:
 
 
 def _part(tar: str, key: str, parts: Mapping[str, Buffer], field: str, read: Callable[[Buffer], Any]) -> Any:
-    if field not in parts:
-        raise InputError(
-            f"{tar}, key {key}: expected npy, txt and json side by side, found no {field}, only "
-            f"{', '.join(sorted(parts))}; pack the tar again with: embedshard shard"
-        )
     try:
         return read(parts[field])
     except Exception as error:  # damaged bytes fail in many ways
+        if field not in parts:
+            raise InputError(
+                f"{tar}, key {key}: expected npy, txt and json side by side, found no {field}, only "
+                f"{', '.join(sorted(parts))}; pack the tar again with: embedshard shard"
+            ) from None
         raise InputError(
             f"{tar}, key {key}: {field} is damaged ({error}); pack the tar again with: embedshard shard"
         ) from error
@@ -106,21 +106,22 @@ def _choose(tar: str, key: str, own: str, meta: Mapping[str, Any], seed: str | N
 
 
 def _read_npy(data: Buffer) -> npt.NDArray[Any]:
-    if data[:8] != _VERSION_1:
+    begin = bytes(data[:10])
+    if not begin.startswith(_VERSION_1):
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         _check(array.shape, array.dtype)
         return array
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape, fortran, dtype = _read_head(bytes(data[:start]))
-    return np.ndarray(shape, dtype, data, start, order="F" if fortran else "C")
+    start = 10 + begin[8] + 256 * begin[9]
+    shape, order, dtype = _read_head(bytes(data[:start]))
+    return np.ndarray(shape, dtype, data, start, None, order)
 
 
 @lru_cache(maxsize=4096)
-def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_head(head: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
     """Parse a version 1.0 head; few differ in a dataset, and parsing takes 20 times as long as the rest."""
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(head[8:]))
     _check(shape, dtype)
-    return shape, fortran, dtype
+    return shape, "F" if fortran else "C", dtype
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

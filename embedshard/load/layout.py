@@ -74,7 +74,7 @@ def read_layout(tar: Path | None, data: memoryview) -> Layout:
             start, stop = parts.get(part, (0, 0))
             starts.append(start)
             stops.append(stop)
-    return layout
+    return Layout(layout.keys, {part: spans for part, spans in layout.spans.items() if any(spans[0])})
 
 
 def check_layout(tar: str, data: memoryview, layout: Layout, rows: npt.NDArray[Any]) -> None:

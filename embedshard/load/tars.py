@@ -111,27 +111,19 @@ class OpenTar:
         """The keys of its samples."""
         return self._layout.keys
 
-    def read(self, rows: npt.NDArray[Any]) -> list[Raw]:
-        """Give samples, as views of the tar.
+    def check(self, rows: npt.NDArray[Any]) -> None:
+        """Check by the headers that samples lie where an idx says; InputError where they do not.
 
         Args:
             rows: Their numbers.
-
-        Raises:
-            InputError: They do not lie where an idx says.
         """
         check_layout(self.name, self._data, self._layout, rows)
-        data, keys, spans = self._data, self._layout.keys, self._layout.spans.items()
-        return [
-            Raw(
-                self.name,
-                self._number,
-                row,
-                keys[row],
-                {part: data[starts[row] : stops[row]] for part, (starts, stops) in spans if starts[row]},
-            )
-            for row in rows.tolist()
-        ]
+
+    def raw(self, row: int) -> Raw:
+        """Give a sample, as views of the tar."""
+        data, spans = self._data, self._layout.spans.items()
+        parts = {part: data[starts[row] : stops[row]] for part, (starts, stops) in spans if starts[row]}
+        return Raw(self.name, self._number, row, self._layout.keys[row], parts)
 
 
 class Tars:
@@ -161,9 +153,11 @@ class Tars:
             tars: Number of the tar of each.
             rows: Its number in the tar.
         """
-        found = {number: iter(self[number].read(rows[tars == number])) for number in np.unique(tars).tolist()}
-        for number in tars.tolist():
-            yield next(found[number])
+        found = {number: self[number] for number in np.unique(tars).tolist()}
+        for number, tar in found.items():
+            tar.check(rows[tars == number])
+        for number, row in zip(tars.tolist(), rows.tolist(), strict=True):
+            yield found[number].raw(row)
 
 
 @contextlib.contextmanager
