@@ -36,7 +36,6 @@ from embedshard.shard.offsets import offsets_bytes, offsets_path, read_offsets
 from embedshard.tar import write_members
 
 CAPTION = "a person is playing the guitar in a room"
-TARS = 2
 MEMORY = """
 import re, sys
 from embedshard import load
@@ -54,13 +53,13 @@ print(peak - start)
 """
 
 
-def make(folder: Path, count: int, frames: int) -> None:
-    """Write `count` samples in tars with all their tables."""
+def make(folder: Path, count: int, frames: int, tars: int = 2) -> list[str]:
+    """Write `count` samples in tars with all their tables; gives the tars."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     array = rng.normal(size=(frames, 512)).astype(np.float16)
     encoder = {"model": "ViT-B-32", "pretrained": "openai", "dtype": "float16", "normalized": False}
-    each = count // TARS
+    each = count // tars
 
     def members(numbers: Iterable[int]) -> Iterator[tuple[str, bytes]]:
         for number in numbers:
@@ -70,13 +69,14 @@ def make(folder: Path, count: int, frames: int) -> None:
             yield f"{key}.npy", npy_bytes(array + np.float16(number % 7))
             yield f"{key}.txt", CAPTION.encode()
 
-    names = [f"ds_{number:05d}.tar" for number in range(TARS)]
+    names = [f"ds_{number:05d}.tar" for number in range(tars)]
     for number, name in enumerate(names):
         with (folder / name).open("wb") as file:
             write_members(file, members(range(number * each, number * each + each)))
         offsets_path(folder / name).write_bytes(offsets_bytes(read_offsets(folder / name).tolist()))
     (folder / "splits.csv").write_text("tar_file,split\n" + "".join(f"{name},train\n" for name in names))
     (folder / "sizes.json").write_text(json.dumps(dict.fromkeys(names, each)))
+    return [str(folder / name) for name in names]
 
 
 def without_idx(folder: Path) -> Path:
@@ -114,9 +114,9 @@ def read(tars: list[str]) -> None:
                 pass
 
 
-def contenders(folder: Path, count: int, batch_size: int) -> dict[str, Callable[[], object]]:
+def contenders(folder: Path, tars: list[str], count: int, batch_size: int) -> dict[str, Callable[[], object]]:
     """Name what is compared."""
-    tars, bare = [str(folder / f"ds_{number:05d}.tar") for number in range(TARS)], without_idx(folder)
+    bare = without_idx(folder)
 
     def counted(run: Callable[[], int]) -> Callable[[], None]:
         def check() -> None:
@@ -153,8 +153,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ.update(HF_HOME=name, HF_HUB_OFFLINE="1")
         for kind, (frames, batch_size, count) in kinds.items():
-            make(Path(name) / kind, count, frames)
-            found = alternate(contenders(Path(name) / kind, count, batch_size), rounds)
+            tars = make(Path(name) / kind, count, frames)
+            found = alternate(contenders(Path(name) / kind, tars, count, batch_size), rounds)
             rates[kind] = {contender: count / median(took).wall for contender, took in found.items()}
             before = "" if kind == "short" else f"{kind}_"
             for contender in ("webdataset", "datasets", "load", "read"):
@@ -164,7 +164,7 @@ def main() -> None:
             for contender, rate in rates[kind].items():
                 print(f"{kind:8}{contender:20}{rate:10.0f} samples/s")
         small = kinds["short"][2]
-        make(Path(name) / "more", 4 * small, 10)
+        make(Path(name) / "more", 4 * small, 10, tars=8)
         grown = {str(count): memory(Path(name) / part) for count, part in ((small, "short"), (4 * small, "more"))}
     for title, value in ratios.items():
         print(f"{title:32}{value:8.2f}")
