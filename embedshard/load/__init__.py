@@ -9,13 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from embedshard.load.pipeline import NativeDataset, WebdatasetPipeline
     from embedshard.remote import Url
 
 __all__ = ["load"]
+
+
+@overload
+def load(
+    path: str | Path | Url | Mapping[str, str | Path | Url],
+    split: str = "train",
+    batch_size: int | None = None,
+    *,
+    backend: Literal["native"],
+    **options: Any,
+) -> NativeDataset: ...
+
+
+@overload
+def load(
+    path: str | Path | Url | Mapping[str, str | Path | Url],
+    split: str = "train",
+    batch_size: int | None = None,
+    **options: Any,
+) -> WebdatasetPipeline: ...
 
 
 def load(
@@ -35,7 +55,8 @@ def load(
     ranks have the same number of batches, which training in lockstep needs.
 
     `set_epoch`, `state_dict` and `load_state_dict` of what it returns save and resume at any batch. `len` counts the
-    batches of an epoch of this rank. Tars that neither `index.json` nor `sizes.json` counts are counted here by a pass
+    batches of an epoch of this rank. Ranks must be in the same epoch: where one of them iterates more often than
+    others, `set_epoch` says which. Tars that neither `index.json` nor `sizes.json` counts are counted here by a pass
     over their headers, for which remote ones are fetched whole.
 
     Args:

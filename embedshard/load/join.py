@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,12 @@ class Joined:
     def __init__(self, shards: Mapping[str, Shards], counts: Mapping[str, tuple[int, ...]]) -> None:
         self._shards, self._counts = shards, counts
         self._tars: dict[str, Tars] = {}
+        self._checked: set[tuple[str, int]] = set()
         self._places: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open tars behind, which a spawned process opens anew."""
+        return {**self.__dict__, "_tars": {}}
 
     def arrays(self, raw: Raw) -> dict[str, Array]:
         """Give the other models' embeddings of a sample.
@@ -42,8 +48,11 @@ class Joined:
         if tars is None:
             tars = self._tars[model] = Tars(self._shards[model], self._counts[model], _CAPACITY)
         number, row = self._find(model, tars, raw)
-        found = next(tars.read(np.array([number]), np.array([row])))
-        return decode_array(found.tar, found.key, found.parts)
+        tar = tars[number]
+        if (model, number) not in self._checked:
+            tar.check(np.arange(len(tar.keys)))
+            self._checked.add((model, number))
+        return decode_array(tar.name, raw.key, tar.raw(row).parts)
 
     def _find(self, model: str, tars: Tars, raw: Raw) -> tuple[int, int]:
         counts = self._counts[model]

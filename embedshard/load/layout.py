@@ -19,9 +19,9 @@ from embedshard.errors import InputError
 from embedshard.shard.offsets import Offsets, offsets_path, read_offsets
 from embedshard.tar import BLOCK, index_members
 
-__all__ = ["Layout", "check_layout", "grouped", "read_layout"]
+__all__ = ["PARTS", "Layout", "check_layout", "grouped", "read_layout"]
 
-_PARTS = ("json", "npy", "txt", "cap")
+PARTS = ("json", "npy", "txt", "cap")
 _AT_ONCE = 4096  # headers, 2 MiB
 _SIZE = slice(124, 136)
 _CHECKSUM = slice(148, 156)
@@ -61,13 +61,13 @@ def read_layout(tar: Path | None, data: memoryview) -> Layout:
         offsets = read_offsets(tar)
         spans = {
             part: (offsets[part][:, 0].tolist(), offsets[part].sum(axis=1, dtype=np.int64).tolist())
-            for part in _PARTS[:3]
+            for part in PARTS[:3]
         }
         return Layout([key.decode() for key in offsets["key"].tolist()], spans, offsets)
     members = _plain_members(data)
     if members is None:
         members = [(name, offset, size) for name, offset, size, _ in index_members(data)]
-    layout = Layout([], {part: ([], []) for part in _PARTS})
+    layout = Layout([], {part: ([], []) for part in PARTS})
     for key, parts in grouped((name, (offset, offset + size)) for name, offset, size in members):
         layout.keys.append(key)
         for part, (starts, stops) in layout.spans.items():
@@ -92,7 +92,7 @@ def check_layout(tar: str, data: memoryview, layout: Layout, rows: npt.NDArray[A
     if layout.offsets is None:
         return
     heads = np.ndarray(max(len(data) - _HEADER.itemsize, 0), _HEADER, data, strides=(1,))
-    for part in _PARTS[:3]:
+    for part in PARTS[:3]:
         there = layout.offsets[rows]
         there = there[there[part][:, 0] > 0]
         found = heads[there[part][:, 0].astype(np.int64) - BLOCK]

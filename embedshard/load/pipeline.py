@@ -1,7 +1,7 @@
 """The two backends of `embedshard.load`. Imports webdataset and torch; of ours `errors`, `remote`, `tar`, this room.
 
 Both give the samples in the order of `order`, through the same functions from there on, so they differ only in how they
-read: `_stream` reads each tar front to back and keeps what is not due yet, `_pick` takes each sample from a mapped tar
+read: `stream` reads each tar front to back and keeps what is not due yet, `pick` takes each sample from a mapped tar
 when it is due.
 """
 
@@ -24,7 +24,7 @@ from embedshard.load.cache import Cache
 from embedshard.load.collate import Array, collate, crop_frames
 from embedshard.load.decode import decode
 from embedshard.load.join import Joined, shared_rows
-from embedshard.load.layout import grouped
+from embedshard.load.layout import PARTS, grouped
 from embedshard.load.options import LoadOptions
 from embedshard.load.order import Order, cut, picks, runs
 from embedshard.load.position import Position, Turn
@@ -138,7 +138,8 @@ class _Reader:
                     break
                 if row in rows:
                     yield from waiting
-                    waiting = [Raw(name, number, row, key, parts)]
+                    needed = {part: data for part, data in parts.items() if part in PARTS}
+                    waiting = [Raw(name, number, row, key, needed)]
             if found <= last or last == size - 1:
                 check_count(name, size, found)
             yield from waiting
@@ -262,7 +263,7 @@ def make_dataset(
     joined = Joined(dict(others), {name: other.counts() for name, other in others}) if others else None
     reader = _Reader(order, options, shards, sizes, kept, model, joined, batch_size is not None)
     kind = NativeDataset if options.backend == "native" else WebdatasetPipeline
-    return kind(reader, Position(order, options.rank, options.world_size))
+    return kind(reader, Position(order, shards.identity, options.rank, options.world_size))
 
 
 def _any(embeddings: Array | dict[str, Array]) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,7 +45,7 @@ class _State:
         worker: The worker; None for all.
         workers: So many share the rank's batches.
         world: So many ranks.
-        order: Digest of what decides the order.
+        order: Digest of what decides the order, and of the tars.
     """
 
     epoch: int
@@ -57,15 +57,20 @@ class _State:
 
 
 class Position:
-    """What all copies of a dataset know, and what this one is at."""
+    """What all copies of a dataset know, and what this one is at.
 
-    def __init__(self, order: Order, rank: int | None, world: int | None) -> None:
+    Attributes:
+        order: The order of the samples.
+        turn: The iteration that was begun here last.
+    """
+
+    def __init__(self, order: Order, shards: Hashable, rank: int | None, world: int | None) -> None:
         import torch
 
         self.order = order
-        self.node = find_node(rank, world)
-        self._given_node = (rank, world)
-        self.turn: Turn | None = None  # the iteration that was begun here last
+        self._digest = hashlib.blake2b(repr((order, shards)).encode(), digest_size=8).hexdigest()
+        self._given_node, self._node = (rank, world), find_node(rank, world)
+        self.turn: Turn | None = None
         self._given = 0
         self._resume: _State | None = None  # of this worker alone
         # A slot for each worker and for the main process: epochs that were begun << 32, and a tag of the DataLoader's
@@ -76,7 +81,7 @@ class Position:
 
     def __getstate__(self) -> dict[str, Any]:
         """Take the rank along, which a spawned worker cannot find."""
-        return {**self.__dict__, "node": self._find_node()}
+        return {**self.__dict__, "_node": self._find_node()}
 
     def rewind(self) -> None:
         """Say that an iteration is about to begin."""
@@ -144,7 +149,7 @@ class Position:
             state = self._upcoming()
         else:
             part, epoch, _ = self.turn
-            state = _State(epoch, self._given, part.worker, part.workers, part.world, self._digest())
+            state = _State(epoch, self._given, part.worker, part.workers, part.world, self._digest)
             state = state if in_worker else replace(state, worker=None)
         return dict(vars(state))
 
@@ -154,7 +159,7 @@ class Position:
             state = _State(**values)
         except TypeError as error:
             raise InputError(f"expected what state_dict() of a loader gave, found {dict(values)}") from error
-        for name, found in (("order", self._digest()), ("world", self._find_node()[1])):
+        for name, found in (("order", self._digest), ("world", self._find_node()[1])):
             expected = getattr(state, name)
             if expected != found:
                 what = "ranks" if name == "world" else "shards, split, batch_size and options (as the order's digest)"
@@ -185,15 +190,12 @@ class Position:
             epoch = int(counts[worker] if tag and tags[worker] == tag else counts.max())
         batches = int(shared[_GIVEN]) if shared[_RESUMED] == epoch else 0
         saved = int(shared[_WORKERS]) if batches else workers
-        return _State(epoch, batches, None, saved, self._find_node()[1], self._digest())
+        return _State(epoch, batches, None, saved, self._find_node()[1], self._digest)
 
     def _find_node(self) -> tuple[int, int]:
         """Give rank and world size of now; in a worker that cannot tell, those of the process that made it."""
         found = find_node(*self._given_node)
-        return found if found[1] > 1 or not _worker()[2] else self.node
-
-    def _digest(self) -> str:
-        return hashlib.blake2b(repr(self.order).encode(), digest_size=8).hexdigest()
+        return found if found[1] > 1 or not _worker()[2] else self._node
 
 
 def find_node(rank: int | None = None, world: int | None = None) -> tuple[int, int]:
@@ -205,9 +207,12 @@ def find_node(rank: int | None = None, world: int | None = None) -> tuple[int, i
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     for name, worlds in (("RANK", ["WORLD_SIZE"]), ("SLURM_PROCID", ["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"])):
-        found = [os.environ[world] for world in worlds if world in os.environ]
+        found = [name for name in worlds if name in os.environ]
         if name in os.environ and found:
-            return int(os.environ[name]), int(found[0])
+            ranks = os.environ[name], os.environ[found[0]]
+            if not all(map(str.isdecimal, ranks)) or int(ranks[0]) >= int(ranks[1]):
+                raise InputError(f"expected {name} to be a number below {found[0]}, found {ranks[0]} and {ranks[1]}")
+            return int(ranks[0]), int(ranks[1])
     return 0, 1
 
 

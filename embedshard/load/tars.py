@@ -61,6 +61,11 @@ class Shards:
             return self.cache.open(tar, self.records.get(tar.name, {}))
         return tar.open("rb")
 
+    @property
+    def identity(self) -> tuple[tuple[str, str], ...]:
+        """The name of each tar, and its hash where `index.json` has it."""
+        return tuple((tar.name, self.records.get(tar.name, {}).get("sha256", "")) for tar in self.tars)
+
     def counts(self) -> tuple[int, ...]:
         """Give the samples of each tar: by `index.json` or `sizes.json`, else by its headers."""
         sizes = {name: record["samples"] for name, record in self.records.items()}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from embedshard.errors import InputError
 from embedshard.load import load
@@ -31,6 +32,11 @@ def test_models_are_joined_by_key(tmp_path, backend, other) -> None:
         assert list(sample["embeddings"]) == ["clip", "siglip"]
         for array in sample["embeddings"].values():
             assert array[:, 0].tolist() == [100 * i + frame for frame in range(1 + i % 7)]
+    stream = load(folders, backend=backend)
+    assert next(iter(stream))["key"] == "vid_0"
+    spawned = DataLoader(stream, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    stream.set_epoch(0)
+    assert len(list(spawned)) == 5
     batches = list(load(folders, batch_size=2, seq_len=2, crop="random", shuffle=5, bucket=2, backend=backend))
     assert sorted(key for batch in batches for key in batch["key"]) == [f"vid_{i}" for i in range(5)]
     for batch in batches:

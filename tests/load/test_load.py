@@ -137,6 +137,15 @@ def test_ranks_get_disjoint_samples(tmp_path, monkeypatch, world, node, backend)
     assert sorted(seen) == expected
 
 
+@pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("x", "2"), ("0", "")])
+def test_an_environment_that_makes_no_sense_is_an_error(tmp_path, monkeypatch, rank, world) -> None:
+    write_shards(tmp_path, tars=1)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(InputError, match="expected RANK to be a number below WORLD_SIZE, found"):
+        load(tmp_path)
+
+
 def test_a_spawned_worker_has_the_rank_of_its_process(tmp_path) -> None:
     expected = write_shards(tmp_path, tars=1)
     code = (

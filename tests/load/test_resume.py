@@ -155,6 +155,11 @@ def test_a_state_is_of_one_order(tmp_path) -> None:
         other = load(tmp_path, batch_size=2, **{"shuffle": 3, "rank": 1, "world_size": 2, **options})
         with pytest.raises(InputError, match=r"shards, split, batch_size and options.*\nBegin the epoch anew"):
             other.load_state_dict(state)
+    write_shards(tmp_path / "others", tars=2)
+    (tmp_path / "others/ds_00001.tar").rename(tmp_path / "others/ds_00002.tar")
+    (tmp_path / "others/splits.csv").write_text("tar_file,split\nds_00000.tar,train\nds_00002.tar,train\n")
+    with pytest.raises(InputError, match="expected the shards, split"):
+        load(tmp_path / "others", batch_size=2, shuffle=3, rank=0, world_size=2).load_state_dict(state)
     with pytest.raises(InputError, match=r"expected the ranks that this state was saved with, 2, found 1"):
         load(tmp_path, batch_size=2, shuffle=3).load_state_dict(state)
     with pytest.raises(InputError, match="expected what state_dict"):
