@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import add, eq, itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,6 @@ __all__ = ["PARTS", "Layout", "check_layout", "grouped", "read_layout"]
 
 PARTS = ("json", "npy", "txt", "cap")
 _AT_ONCE = 4096  # headers, 2 MiB
-_SIZE = slice(124, 136)
 _CHECKSUM = slice(148, 156)
 _TYPE, _PREFIX = 156, 345
 _HEADER = np.dtype([("name", "S100"), ("", "V24"), ("size", "S12")])
@@ -66,9 +65,24 @@ def read_layout(tar: Path | None, data: memoryview) -> Layout:
         return Layout([key.decode() for key in offsets["key"].tolist()], spans, offsets)
     members = _plain_members(data)
     if members is None:
-        members = [(name, offset, size) for name, offset, size, _ in index_members(data)]
+        members = [(name, offset, offset + size) for name, offset, size, _ in index_members(data)]
+    return _our_layout(members) or _any_layout(members)
+
+
+def _our_layout(members: list[tuple[str, int, int]]) -> Layout | None:
+    """Lay out a tar as we write them, with json, npy and txt of every sample; None if it is another."""
+    names = [name for name, _, _ in members]
+    keys = [name.removesuffix(".json") for name in names[::3]]
+    plain = all(key and "." not in key and "/" not in key for key in keys) and not any(map(eq, keys, keys[1:]))
+    if not keys or not plain or names != [f"{key}.{part}" for key in keys for part in PARTS[:3]]:
+        return None
+    _, starts, stops = zip(*members, strict=True)
+    return Layout(keys, {part: (list(starts[at::3]), list(stops[at::3])) for at, part in enumerate(PARTS[:3])})
+
+
+def _any_layout(members: list[tuple[str, int, int]]) -> Layout:
     layout = Layout([], {part: ([], []) for part in PARTS})
-    for key, parts in grouped((name, (offset, offset + size)) for name, offset, size in members):
+    for key, parts in grouped((name, (start, stop)) for name, start, stop in members):
         layout.keys.append(key)
         for part, (starts, stops) in layout.spans.items():
             start, stop = parts.get(part, (0, 0))
@@ -139,11 +153,11 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _plain_members(data: memoryview) -> list[tuple[str, int, int]] | None:
-    """Give name, offset and size of every member; None unless all are files with a plain header, intact to the end."""
+    """Tell where every member begins and ends; None unless all are files with a plain header, intact to the end."""
     starts, sizes, at, end = [], [], 0, len(data)
     while at + BLOCK <= end:
         try:
-            size = int(bytes(data[at + _SIZE.start : at + _SIZE.stop]).rstrip(b"\0 "), 8)
+            size = int(bytes(data[at + 124 : at + 135]), 8)
         except ValueError:  # the end mark
             break
         if size < 0:
@@ -162,8 +176,8 @@ def _plain_members(data: memoryview) -> list[tuple[str, int, int]] | None:
         names += np.ascontiguousarray(headers[:, :100]).view("S100")[:, 0].tolist()
     if any(b"\0" in name for name in names):
         return None
-    offsets = (start + BLOCK for start in starts)
-    return list(zip((name.decode("utf-8", "replace") for name in names), offsets, sizes, strict=True))
+    begins = [start + BLOCK for start in starts]
+    return list(zip([name.decode("utf-8", "replace") for name in names], begins, map(add, begins, sizes), strict=True))
 
 
 def _plain(headers: Bytes) -> bool:

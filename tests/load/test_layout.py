@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from embedshard.load.layout import Layout, _plain_members, _split_name, grouped, read_layout
+from embedshard.load.layout import Layout, _any_layout, _our_layout, _plain_members, _split_name, grouped, read_layout
 from embedshard.shard.offsets import offsets_bytes, offsets_path, walk_offsets
 from embedshard.tar import index_members, write_members
 
@@ -54,7 +54,7 @@ def test_headers_are_read_at_once_where_they_are_plain() -> None:
     buffer = io.BytesIO()
     write_members(buffer, [(f"{number}.txt", b"x" * number) for number in range(10_000)])
     data = memoryview(buffer.getvalue())
-    assert _plain_members(data) == [(name, offset, size) for name, offset, size, _ in index_members(data)]
+    assert _plain_members(data) == [(name, at, at + size) for name, at, size, _ in index_members(data)]
     assert _plain_members(made({"a.txt": b"x"}, extra=FOLDER)) is None
     assert _plain_members(made({"é" * 80: b"x"}, tarfile.PAX_FORMAT)) is None
 
@@ -88,6 +88,29 @@ def test_members_of_one_key_side_by_side_are_a_sample() -> None:
     assert found == [("a", {"npy": 1, "txt": 2, "json": 4}), ("b", {"npy": 5}), ("a", {"npy": 6})]
     with pytest.raises(ValueError, match=r"two members a\.TXT"):
         list(grouped([("a.txt", 1), ("a.TXT", 2)]))
+
+
+@pytest.mark.parametrize("names", ["a.json a.npy a.txt", "a.json a.npy a.txt a.json a.npy a.txt", "a.json a.npy", ""])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "c.json c.npy c.txt",
+        ".json .npy .txt",
+        "b/a.json b/a.npy b/a.txt",
+        "a.b.json a.b.npy a.b.txt",
+        "b.npy b.txt b.json",
+    ],
+)
+def test_the_short_way_for_our_tars_agrees_with_the_long_one(names, before) -> None:
+    members = [(name, 10 * at, 10 * at + 3) for at, name in enumerate(f"{before} {names}".split(), 1)]
+    ours = _our_layout(members)
+    if names.count("a.txt") == 2:
+        assert ours is None, "two of one key"
+    elif ours is not None:
+        assert ours == _any_layout(members)
+    regular = {"", "a.json a.npy a.txt", "c.json c.npy c.txt"}
+    assert (ours is not None) == (bool(members) and {names, before} <= regular)
 
 
 def test_an_idx_says_the_same(tmp_path) -> None:
