@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from embedshard.cli import main
-from embedshard.load.pipeline import LoadOptions
+from embedshard.load.options import LoadOptions
 from embedshard.sources import all_sources, published
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

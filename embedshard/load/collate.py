@@ -1,8 +1,7 @@
-"""Samples to a padded batch with its mask. Imports numpy and torch, not webdataset; of ours only `errors`."""
+"""Samples to a padded batch with its mask. Imports numpy and torch, not webdataset; of ours `errors` and this room."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from embedshard.errors import InputError
+from embedshard.load.decode import draw
 
-__all__ = ["Crop", "Tokenizer", "collate", "crop_frames"]
+__all__ = ["Crop", "Dtype", "Tokenizer", "collate", "crop_frames"]
 
 Crop = Literal["head", "uniform", "random"]
+Dtype = Literal["float16", "float32"]
 Tokenizer = Callable[[list[str]], Any]
+Array = npt.NDArray[Any]
 
 
 def collate(
@@ -23,6 +25,7 @@ def collate(
     crop: Crop = "head",
     seed: int | str = 0,
     tokenizer: Tokenizer | None = None,
+    dtype: Dtype | None = None,
 ) -> dict[str, Any]:
     """Make a batch of samples; B samples of at most T frames.
 
@@ -32,38 +35,41 @@ def collate(
         crop: Which frames to keep of a sample that has more; see `crop_frames`.
         seed: Of the random crop; the same seed and key give the same window.
         tokenizer: Makes `tokens` of the captions.
+        dtype: Of the embeddings; None keeps the stored one.
 
     Returns:
-        `embeddings` (tensor (B, T, dim), stored dtype, zeros after the last frame), `mask` (bool tensor (B, T), True
-        on frames), `text`, `meta` and `key` (lists of B), and `tokens` where there is a tokenizer.
+        `embeddings` (tensor (B, T, dim), zeros after the last frame), `mask` (bool tensor (B, T), True on frames),
+        `key`, `text` and whatever else the samples have (lists of B), and `tokens` where there is a tokenizer.
+        Where samples have the embeddings of several models, `embeddings` and `mask` are dicts of these by model. Where
+        they have lists of captions, `tokens` has a row for each of all captions, and `token_rows` (tensor) tells the
+        sample that it is of.
 
     Raises:
-        InputError: The samples differ in dim or dtype.
+        InputError: The samples differ in dim, or in dtype where none is given.
     """
-    import torch
+    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
+    keys, arrays = batch["key"], batch["embeddings"]
 
-    arrays = [crop_frames(sample["embeddings"], seq_len, crop, f"{seed} {sample['key']}") for sample in samples]
-    first = arrays[0]
-    for sample, array in zip(samples, arrays, strict=True):
-        if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
-            raise InputError(
-                f"expected embeddings of one dim and dtype in a batch, found {first.dtype} of dim {first.shape[1]} "
-                f"(key {samples[0]['key']}) and {array.dtype} of dim {array.shape[1]} (key {sample['key']})\n"
-                "Load shards of different encoders one by one"
-            )
-    lengths = np.array([len(array) for array in arrays])
-    embeddings = np.zeros((len(arrays), seq_len or lengths.max(), first.shape[1]), first.dtype)
-    for row, array in zip(embeddings, arrays, strict=True):
-        row[: len(array)] = array
-    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in ("key", "text", "meta")}
-    batch["embeddings"] = torch.from_numpy(embeddings)
-    batch["mask"] = torch.from_numpy(np.arange(embeddings.shape[1]) < lengths[:, None])
+    def pad(arrays: list[Array]) -> tuple[Any, Any]:
+        if seq_len is not None:
+            arrays = [
+                crop_frames(array, seq_len, crop, f"{seed} {key}") if len(array) > seq_len else array
+                for array, key in zip(arrays, keys, strict=True)
+            ]
+        return _pad(keys, arrays, seq_len, dtype)
+
+    if isinstance(arrays[0], Mapping):
+        padded = {model: pad([array[model] for array in arrays]) for model in arrays[0]}
+        batch["embeddings"] = {model: embeddings for model, (embeddings, _) in padded.items()}
+        batch["mask"] = {model: mask for model, (_, mask) in padded.items()}
+    else:
+        batch["embeddings"], batch["mask"] = pad(arrays)
     if tokenizer is not None:
-        batch["tokens"] = tokenizer(batch["text"])
+        batch.update(_tokens(batch["text"], tokenizer))
     return batch
 
 
-def crop_frames(frames: npt.NDArray[Any], seq_len: int | None, crop: Crop, seed: str) -> npt.NDArray[Any]:
+def crop_frames(frames: Array, seq_len: int | None, crop: Crop, seed: str) -> Array:
     """Keep at most `seq_len` rows of `frames`, in their order.
 
     Args:
@@ -73,16 +79,47 @@ def crop_frames(frames: npt.NDArray[Any], seq_len: int | None, crop: Crop, seed:
         seed: Any text; decides the random window and nothing else does.
 
     Returns:
-        `frames` itself if short enough, else a copy of shape (seq_len, dim).
+        `frames` itself if short enough, else an array (seq_len, dim); a view of it but for `uniform`.
     """
     count = len(frames)
     if seq_len is None or count <= seq_len:
         return frames
     if crop == "uniform":
-        kept: npt.NDArray[Any] = frames[(2 * np.arange(seq_len) + 1) * count // (2 * seq_len)]
+        kept: Array = frames[(2 * np.arange(seq_len) + 1) * count // (2 * seq_len)]
         return kept
-    start = 0
-    if crop == "random":
-        digest = hashlib.blake2b(seed.encode(), digest_size=8).digest()
-        start = int.from_bytes(digest, "little") % (count - seq_len + 1)
-    return frames[start : start + seq_len].copy()
+    start = draw(seed, count - seq_len + 1) if crop == "random" else 0
+    return frames[start : start + seq_len]
+
+
+def _pad(keys: Sequence[str], arrays: list[Array], seq_len: int | None, dtype: Dtype | None) -> tuple[Any, Any]:
+    """Copy arrays into one, once; gives it and its mask as tensors."""
+    import torch
+
+    kinds = [(array.shape[1], dtype or array.dtype) for array in arrays]
+    if kinds.count(kinds[0]) < len(kinds):
+        other = next(number for number, kind in enumerate(kinds) if kind != kinds[0])
+        raise InputError(
+            f"expected embeddings of one dim and dtype in a batch, found {arrays[0].dtype} of dim {kinds[0][0]} "
+            f"(key {keys[0]}) and {arrays[other].dtype} of dim {kinds[other][0]} (key {keys[other]})\n"
+            "Load shards of different encoders one by one"
+        )
+    lengths = [len(array) for array in arrays]
+    width = seq_len or max(lengths)
+    embeddings = np.empty((len(arrays), width, kinds[0][0]), np.dtype(kinds[0][1]).newbyteorder("="))
+    if min(lengths) == width:
+        np.concatenate(arrays, out=embeddings.reshape(-1, kinds[0][0]), casting="unsafe")
+    else:
+        for row, array, length in zip(embeddings, arrays, lengths, strict=True):
+            row[:length] = array
+            row[length:] = 0
+    mask = np.arange(width) < np.array(lengths)[:, None]
+    return torch.from_numpy(embeddings), torch.from_numpy(mask)
+
+
+def _tokens(texts: list[Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    import torch
+
+    if isinstance(texts[0], str):
+        return {"tokens": tokenizer(texts)}
+    rows = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(captions) for captions in texts]))
+    return {"tokens": tokenizer([caption for captions in texts for caption in captions]), "token_rows": rows}
