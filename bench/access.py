@@ -25,29 +25,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from load import members
+from load import make as make_shards
 from measure import alternate, machine, median, parser, ratio, write
 
 import embedshard
-from embedshard.shard.offsets import offsets_bytes, read_offsets
-from embedshard.tar import write_members
+from embedshard.shard.offsets import read_offsets
+from embedshard.tar import read_members
 
 TARS, EACH = 4, 10_000
 
 
 def make(folder: Path, count: int) -> None:
     """Write the shards with their idx files, and the triples loose."""
+    tars = make_shards(folder, count, 10, TARS)
     (folder / "loose").mkdir()
-    every = list(members(count))
-    for name, data in every:
-        (folder / "loose" / name).write_bytes(data)
-    step = len(every) // TARS
-    for number in range(TARS):
-        tar = folder / f"ds_{number:05d}.tar"
-        with tar.open("wb") as file:
-            write_members(file, every[number * step : (number + 1) * step])
-        tar.with_suffix(".idx").write_bytes(offsets_bytes(read_offsets(tar).tolist()))
-    write_tables(folder, TARS, count // TARS)
+    for tar in tars:
+        with open(tar, "rb") as file:
+            for name, data in read_members(file):
+                (folder / "loose" / name).write_bytes(data)
 
 
 def write_tables(folder: Path, tars: int, each: int) -> None:
@@ -90,9 +85,7 @@ def loose(folder: Path, key: str) -> dict[str, Any]:
 
 def memory(folder: Path, tars: int) -> Mapping[str, float]:
     """Open shards of which only the idx files are real; gives seconds and what the process grew by, in MiB."""
-    model = folder / "ds_00000.tar"
-    with model.open("wb") as file:
-        write_members(file, members(EACH))
+    model = Path(make_shards(folder / "model", EACH, 10, 1)[0])
     offsets, size = read_offsets(model), model.stat().st_size
     for number in range(tars):
         offsets["key"] = np.char.mod(b"vid_%09d", np.arange(EACH) + number * EACH)
@@ -131,8 +124,9 @@ def main() -> None:
     count, rounds, tars = (2000, 3, 20) if arguments.quick else (10_000, 7, 1000)
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as other:
         grown = memory(Path(other), tars) if Path("/proc/self/status").exists() else {}
-        make(Path(name), count)
-        found = alternate(contenders(Path(name), count), rounds)
+        shards = Path(name) / "shards"
+        make(shards, count)
+        found = alternate(contenders(shards, count), rounds)
     others = {"wids": "wids", "loose_files": "loose files"}
     ratios = {
         f"{ours.replace(' ', '_')}_vs_{name}": ratio(found[theirs], found[ours], "cpu")
