@@ -167,17 +167,17 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
-def remove_temporary(folder: AnyPath, keep: Path | None = None) -> int:
+def remove_temporary(folder: AnyPath) -> int:
     """Remove what killed runs left half-written in `folder` itself; returns how many files.
 
-    A storage keeps none that can be seen. `keep` is not removed.
+    A storage keeps none that can be seen.
     """
     if isinstance(folder, Url) or not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        leftovers = [entry for entry in entries if is_temporary(entry.name) and Path(entry.path) != keep]
+        leftovers = [entry.path for entry in entries if is_temporary(entry.name) and not entry.is_dir()]
     for leftover in leftovers:
-        shutil.rmtree(leftover.path) if leftover.is_dir() else os.unlink(leftover.path)
+        os.unlink(leftover)
     return len(leftovers)
 
 

@@ -351,6 +351,7 @@ def _sample(tar: Path | Url, data: bytes, frames: int) -> dict[str, Any]:
     if not parts:
         raise ValueError("no piece of a sample")
     sample = decode(str(tar), keys.pop(), parts)
+    sample["embeddings"] = sample["embeddings"].copy()
     if len(sample["embeddings"]) != frames:
         raise ValueError(f"{sample['key']} with {len(sample['embeddings'])} frames, not {frames}")
     return sample

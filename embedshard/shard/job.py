@@ -3,19 +3,22 @@
 May import `engine`, `processed`, `remote`, `store`, `errors`, and this room. While tars are packed there is a folder
 `.progress` among them, so that a stopped run goes on and several may share one:
 
-    plan.json         the plan and what it was made of; gone once the tables are there
-    rows              a line for each triple, tar after tar
-    left_out.jsonl    those that are not packed, and why
-    ds_00000.json     the record of a tar that is done
+    plan.json                    the plan and what it was made of; gone once the tables are there
+    rows-<token>                 a line for each triple, tar after tar
+    left_out-<token>.jsonl       those that are not packed, and why
+    ds_00000.json                the record of a tar that is done
+
+The token is of what a plan was made of, so that one which is refused spoils nothing of the plan that is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,9 +31,7 @@ from embedshard.shard.table import INDEX, PROGRESS, TarRecord
 from embedshard.store import publish, write_bytes
 
 __all__ = [
-    "LEFT_OUT",
     "PLAN",
-    "ROWS",
     "ChangedError",
     "Job",
     "LeftOut",
@@ -38,15 +39,17 @@ __all__ = [
     "Share",
     "State",
     "Unit",
+    "left_out_path",
     "read_plan",
     "read_state",
     "record_path",
+    "rows_path",
     "unit_lines",
     "write_plan_file",
     "write_record",
 ]
 
-PLAN, ROWS, LEFT_OUT = "plan.json", "rows", "left_out.jsonl"
+PLAN = "plan.json"
 _LISTED = 1000
 
 
@@ -94,6 +97,7 @@ class Job:
         share: Who does it.
         progress: Called with the number of samples that a stage has just done.
         begin: Called before each stage.
+        source: A value by which a plan of the same triples and options is known; None if there is none.
     """
 
     output: AnyPath
@@ -101,11 +105,18 @@ class Job:
     share: Share
     progress: Progress
     begin: Begin
+    source: Any = None
 
     @property
     def work(self) -> AnyPath:
         """The folder of what is done so far."""
         return self.output / PROGRESS
+
+    @property
+    def token(self) -> str:
+        """What the files of its plan are named by."""
+        text = json.dumps(self.source) if self.source is not None else self.spill.name
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,8 @@ class Unit:
         tar: Its name, split and number of samples.
         output: Folder that it goes to.
         folder: The split's folder of triples.
-        rows: Offset and size of its rows in the plan's, in bytes.
+        rows: File with the plan's rows.
+        span: Offset and size of its own ones, in bytes.
         frames: Sum over its rows.
         digest: Hash of its rows.
         newest: When the last of its source files changed, in nanoseconds.
@@ -125,7 +137,8 @@ class Unit:
     tar: Tar
     output: AnyPath
     folder: AnyPath
-    rows: tuple[int, int]
+    rows: AnyPath
+    span: tuple[int, int]
     frames: int
     digest: str
     newest: int
@@ -139,6 +152,7 @@ class Plan:
     `before` are the tars that these are appended to.
     """
 
+    token: str
     units: list[Unit]
     facts: dict[str, Any]
     digest: str
@@ -199,22 +213,35 @@ def unit_lines(unit: Unit) -> list[str]:
     Raises:
         ChangedError: They are not as many as the plan says.
     """
-    offset, size = unit.rows
-    with (unit.output / PROGRESS / ROWS).open("rb") as file:
+    offset, size = unit.span
+    lines: list[str] = []
+    with contextlib.suppress(FileNotFoundError), unit.rows.open("rb") as file:
         file.seek(offset)
-        lines: list[str] = file.read(size).decode().splitlines()
+        lines = file.read(size).decode().splitlines()
     if len(lines) != unit.tar.count:
         raise ChangedError(
-            f"expected {unit.tar.count} rows of {unit.tar.name} in {unit.output / PROGRESS / ROWS}, found {len(lines)}"
+            f"expected {unit.tar.count} rows of {unit.tar.name} in {unit.rows}, found {len(lines)}"
             "\n  run the same command again"
         )
     return lines
 
 
+def rows_path(output: AnyPath, token: str) -> AnyPath:
+    """Give the path of a plan's rows."""
+    return output / PROGRESS / f"rows-{token}"
+
+
+def left_out_path(output: AnyPath, token: str) -> AnyPath:
+    """Give the path of the list of what a plan leaves out."""
+    return output / PROGRESS / f"left_out-{token}.jsonl"
+
+
 def write_plan_file(job: Job, plan: Plan, source: Any) -> None:
-    """Keep a plan, with what it was made of."""
-    units = [{**asdict(unit), "output": "", "folder": ""} for unit in plan.units]
-    value = {"source": source, "digest": plan.digest, "facts": plan.facts, "units": units}
+    """Keep a plan, with what it was made of; None if it is not to be taken up."""
+    units = [{**asdict(replace(unit, output=Path(), folder=Path(), rows=Path()))} for unit in plan.units]
+    for unit in units:
+        del unit["output"], unit["folder"], unit["rows"]
+    value = {"source": source, "token": plan.token, "digest": plan.digest, "facts": plan.facts, "units": units}
     value["before"] = [asdict(record) for record in plan.before]
     write_bytes(job.work / PLAN, json.dumps(value).encode(), sync=True)
 
@@ -230,14 +257,20 @@ def read_plan(output: AnyPath, processed: AnyPath | None = None) -> tuple[Plan, 
         value = json.loads((output / PROGRESS / PLAN).read_bytes())
         units = [
             Unit(
-                tar, output, (processed or output) / tar.split, tuple(row["rows"]), row["frames"], row["digest"],
+                tar,
+                output,
+                (processed or output) / tar.split,
+                rows_path(output, value["token"]),
+                tuple(row["span"]),
+                row["frames"],
+                row["digest"],
                 row["newest"],
             )
             for row in value["units"]
             for tar in [Tar(**row["tar"])]
-        ]  # fmt: skip
+        ]
         before = tuple(TarRecord(**row) for row in value["before"])
-        return Plan(units, value["facts"], value["digest"], before), value["source"]
+        return Plan(value["token"], units, value["facts"], value["digest"], before), value["source"]
     except RemoteError:
         raise
     except (OSError, ValueError, TypeError, KeyError):

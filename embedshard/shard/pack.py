@@ -8,6 +8,7 @@ own; those before them are not touched.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -20,13 +21,12 @@ from typing import Any
 
 from embedshard.engine import MakeWorker, Worker, each
 from embedshard.errors import InputError
-from embedshard.processed import INFO, part_name, part_paths, require_processed, unfinished, unit_records
+from embedshard.processed import FAILED, INFO, part_name, part_paths, require_processed, unfinished, unit_records
 from embedshard.remote import AnyPath, RemoteError
 from embedshard.sample import SPLITS
 from embedshard.shard.card import card
 from embedshard.shard.dataset import Begin, Progress
 from embedshard.shard.job import (
-    LEFT_OUT,
     PLAN,
     ChangedError,
     Job,
@@ -34,6 +34,7 @@ from embedshard.shard.job import (
     Share,
     State,
     Unit,
+    left_out_path,
     read_plan,
     read_state,
     unit_lines,
@@ -62,7 +63,8 @@ from embedshard.tar import TarWriter
 
 __all__ = ["ShardReport", "finish_tar", "open_job", "shard", "write_plan"]
 
-_CARD = "README.md"
+_CARD, _LEFT_OUT = "README.md", "left_out.jsonl"
+_SPILL = ".tmp-spill-"
 _PATIENCE = 24 * 3600  # seconds that a share waits for the plan of another
 
 
@@ -128,25 +130,25 @@ def shard(
             f"  go on with the same encode command; how far it is: embedshard status {processed}"
         )
     _require_apart(processed, output)
-    with open_job(output, share or Share(slots=options.workers), progress, begin) as job:
-        source = _source(processed, output, options)
-        return write_plan(job, lambda: scan(processed, options, job), (processed, source), _packer, options)
+    source = _source(processed, output, options)
+    with open_job(output, share or Share(slots=options.workers), progress, begin, source) as job:
+        return write_plan(job, lambda: scan(processed, options, job), processed, _packer, options)
 
 
 @contextlib.contextmanager
-def open_job(output: AnyPath, share: Share, progress: Progress, begin: Begin) -> Iterator[Job]:
+def open_job(output: AnyPath, share: Share, progress: Progress, begin: Begin, source: Any = None) -> Iterator[Job]:
     """Give a job that spills where its output lies, or beside the system's temporary files if that is a storage."""
     if isinstance(output, Path):
         output.mkdir(parents=True, exist_ok=True)
     folder = output if isinstance(output, Path) else None
-    with tempfile.TemporaryDirectory(prefix=".tmp-spill-", dir=folder) as spill:
-        yield Job(output, Path(spill), share, progress, begin)
+    with tempfile.TemporaryDirectory(prefix=_SPILL, dir=folder) as spill:
+        yield Job(output, Path(spill), share, progress, begin, source)
 
 
 def write_plan(
     job: Job,
     make_plan: Callable[[], Plan],
-    source: tuple[AnyPath, Any],
+    processed: AnyPath,
     make_packer: MakeWorker,
     options: ShardOptions,
 ) -> ShardReport:
@@ -155,7 +157,7 @@ def write_plan(
     Args:
         job: Where, and by whom.
         make_plan: Makes the plan, and its rows in `job.work`.
-        source: Where the triples are, and a value by which a plan of the same ones is known; None if it is not.
+        processed: Where the triples are.
         make_packer: Makes what packs a unit (picklable for several workers).
         options: `overwrite` and `maxcount` count.
 
@@ -168,7 +170,7 @@ def write_plan(
             _remove_leftovers(job)
         try:
             with exclusive(job.work, _PATIENCE):
-                plan, records = _planned(job, make_plan, source, options.overwrite)
+                plan, records = _planned(job, make_plan, processed, options.overwrite)
             reused = len(records)
             try:
                 _pack(job, plan, records, make_packer)
@@ -184,11 +186,11 @@ def write_plan(
 
 
 def _planned(
-    job: Job, make_plan: Callable[[], Plan], source: tuple[AnyPath, Any], overwrite: bool
+    job: Job, make_plan: Callable[[], Plan], processed: AnyPath, overwrite: bool
 ) -> tuple[Plan, dict[str, TarRecord]]:
     """Give the plan, that of a stopped run or another share where it is of the same triples, and what is done of it."""
-    there = read_plan(job.output, source[0])
-    if there and there[1] is not None and there[1] == source[1]:
+    there = read_plan(job.output, processed)
+    if there and there[1] is not None and there[1] == job.source:
         return there[0], _reusable(job.output, there[0], read_state(job.output))
     plan = make_plan()
     claim = _claim_append if plan.before else _claim
@@ -197,7 +199,7 @@ def _planned(
         stale: list[AnyPath] = [*job.work.glob("*.json")]
         for path in stale:
             path.unlink(missing_ok=True)
-        write_plan_file(job, plan, source[1])
+        write_plan_file(job, plan, job.source)
         for record in records.values():
             write_record(job.output, record)
         for table in () if plan.before else (INDEX, SPLITS_CSV):  # complete tars keep theirs until all new are there
@@ -230,7 +232,8 @@ def _finished(job: Job, plan: Plan, reused: int) -> ShardReport:
 def _source(processed: AnyPath, output: AnyPath, options: ShardOptions) -> Any:
     """Give a value that is another one when triples come, go or change, without a look at each of them."""
     how = {name: value for name, value in asdict(options).items() if name not in ("workers", "overwrite")}
-    found: list[Any] = [how, str(processed), _text(processed / INFO), _text(output / INDEX) if options.append else ""]
+    texts = [processed / INFO, processed / FAILED, *([output / INDEX] if options.append else [])]
+    found: list[Any] = [how, str(processed), *(hashlib.sha256(_content(path)).hexdigest() for path in texts)]
     recorded = {part_name(record["unit"]): record["sha256"] for record in unit_records(processed)}
     for folder in (processed / split for split in SPLITS if (processed / split).is_dir()):
         paths = part_paths(folder)
@@ -242,17 +245,20 @@ def _source(processed: AnyPath, output: AnyPath, options: ShardOptions) -> Any:
     return json.loads(json.dumps(found))  # as it is read again
 
 
-def _text(path: AnyPath) -> str:
+def _content(path: AnyPath) -> bytes:
     try:
-        return path.read_bytes().decode("utf-8", "replace")
+        return path.read_bytes()
     except FileNotFoundError:
-        return ""
+        return b""
 
 
 def _remove_leftovers(job: Job) -> None:
     """Remove what killed runs left half-written, and where they spilled."""
-    remove_temporary(job.output, keep=job.spill)
+    remove_temporary(job.output)
     remove_temporary(job.work)
+    for spill in job.output.glob(f"{_SPILL}*") if isinstance(job.output, Path) else ():
+        if spill != job.spill:
+            shutil.rmtree(spill)
 
 
 def _remove_work(job: Job) -> None:
@@ -334,7 +340,7 @@ def _remove_shards(output: AnyPath, state: State) -> None:
     for name in sorted(tars):
         if name == os.path.basename(name):
             _remove_tar(output, name)
-    for name in (SIZES, _CARD, LEFT_OUT, SPLITS_CSV, INDEX, f"{PROGRESS}/{PLAN}"):
+    for name in (SIZES, _CARD, _LEFT_OUT, SPLITS_CSV, INDEX, f"{PROGRESS}/{PLAN}"):
         (output / name).unlink(missing_ok=True)
 
 
@@ -425,9 +431,9 @@ def _write_tables(job: Job, plan: Plan, records: list[TarRecord]) -> bool:
 
 def _write_left_out(job: Job, plan: Plan) -> bool:
     """Put the list of what was left out beside the tars; there is none where nothing was."""
-    path = job.output / LEFT_OUT
+    path = job.output / _LEFT_OUT
     if not plan.facts["left_out"]["total"]:
         there = path.exists()
         path.unlink(missing_ok=True)
         return there
-    return write_changed(path, (job.work / LEFT_OUT).read_bytes())
+    return write_changed(path, left_out_path(job.output, plan.token).read_bytes())

@@ -28,7 +28,7 @@ from embedshard.errors import InputError
 from embedshard.processed import entries
 from embedshard.sample import SPLITS
 from embedshard.shard.dataset import Begin, Progress
-from embedshard.shard.job import LEFT_OUT, ROWS, ChangedError, Job, LeftOut, Plan, Share, Unit, unit_lines
+from embedshard.shard.job import ChangedError, Job, LeftOut, Plan, Share, Unit, left_out_path, rows_path, unit_lines
 from embedshard.shard.pack import ShardReport, finish_tar, open_job, write_plan
 from embedshard.shard.places import Place, find_places, require_apart, said_of
 from embedshard.shard.plan import ShardOptions, Tar, order_of, plan_tars, triple_key
@@ -162,14 +162,14 @@ def reshard(
     with open_job(output, Share(slots=options.workers), progress, begin) as job:
 
         def make_plan() -> Plan:
-            with LeftOut(job.work / LEFT_OUT) as left_out:
+            with LeftOut(left_out_path(job.output, job.token)) as left_out:
                 surveys.append(_Survey(left_out))
                 rows = _read_places(places, job, options, surveys[-1])
                 begin("planning", None)
                 chosen = _choose(rows, job.spill, options, surveys[-1], said["embed_dim"])
             return _plan(chosen, job, options, surveys[-1], said)
 
-        shards = write_plan(job, make_plan, (folders[0], None), partial(_packer, options.dtype), options)
+        shards = write_plan(job, make_plan, folders[0], partial(_packer, options.dtype), options)
     survey = surveys[-1]
     return ReshardReport(shards, survey.found, survey.same, dict(survey.foreign), _notes(survey))
 
@@ -283,7 +283,7 @@ def _plan(chosen: Sorter, job: Job, options: ReshardOptions, survey: _Survey, sa
     }
     digest = hashlib.sha256(json.dumps([facts, [unit.digest for unit in units]], sort_keys=True).encode())
     digest.update(survey.left_out.digest())
-    return Plan(units, {**facts, "failed": said["failed"]}, digest.hexdigest())
+    return Plan(job.token, units, {**facts, "failed": said["failed"]}, digest.hexdigest())
 
 
 def _provenance(known: Any, dtype: str | None) -> Any:
@@ -299,7 +299,7 @@ def _nothing(survey: _Survey) -> str:
 def _cut(chosen: Sorter, job: Job, tars: Sequence[Tar], options: ReshardOptions) -> list[Unit]:
     """Write the plan's rows under their final keys; each tar has its slice of them."""
     units, lines = [], chosen.drain()
-    with publish(job.work / ROWS) as plan:
+    with publish(rows_path(job.output, job.token)) as plan:
         for tar in tars:
             offset, digest, frames = plan.tell(), hashlib.sha256(f"{tar.split} {options.dtype}\n".encode()), 0
             for index, line in enumerate(islice(lines, tar.count), tar.first):
@@ -308,8 +308,8 @@ def _cut(chosen: Sorter, job: Job, tars: Sequence[Tar], options: ReshardOptions)
                 digest.update(f"{key} {row.digest}\n".encode())
                 frames += row.frames
                 plan.write(json.dumps(row._replace(key=key)).encode() + b"\n")
-            rows = offset, plan.tell() - offset
-            units.append(Unit(tar, job.output, job.output, rows, frames, digest.hexdigest(), 0))
+            span, path = (offset, plan.tell() - offset), rows_path(job.output, job.token)
+            units.append(Unit(tar, job.output, job.output, path, span, frames, digest.hexdigest(), 0))
     list(lines)  # nothing is left; this removes what was spilled
     return units
 

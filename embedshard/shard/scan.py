@@ -22,7 +22,7 @@ from embedshard.remote import AnyPath
 from embedshard.sample import SPLITS
 from embedshard.shard.append import Before, Packed, read_before, refuse_leaks
 from embedshard.shard.dataset import failed_samples, triples_known, usual_dim
-from embedshard.shard.job import LEFT_OUT, ROWS, Job, LeftOut, Plan, Unit
+from embedshard.shard.job import Job, LeftOut, Plan, Unit, left_out_path, rows_path
 from embedshard.shard.plan import ShardOptions, Tar, plan_tars
 from embedshard.shard.rows import renamed
 from embedshard.shard.sorter import Sorter
@@ -61,7 +61,7 @@ def scan(processed: AnyPath, options: ShardOptions, job: Job) -> Plan:
     dim = _embed_dim(processed, info, dims, before)
     chosen = _Chosen()
     job.begin("sorting", len(lines))
-    with LeftOut(job.work / LEFT_OUT) as left_out:
+    with LeftOut(left_out_path(job.output, job.token)) as left_out:
         _choose(lines, chosen, left_out, (dim, before), (job, options))
     if not chosen.counts and not before:
         raise InputError(_nothing(processed, left_out.reasons, failed["total"]))
@@ -76,10 +76,10 @@ def scan(processed: AnyPath, options: ShardOptions, job: Job) -> Plan:
     digest.update(left_out.digest())
     facts["failed"] = failed
     if not before:
-        return Plan(units, facts, digest.hexdigest())
+        return Plan(job.token, units, facts, digest.hexdigest())
     digest.update(before.index["plan"].encode())
     plan = digest.hexdigest() if units else before.index["plan"]
-    return Plan(units, facts, plan, before.records)
+    return Plan(job.token, units, facts, plan, before.records)
 
 
 def _survey(processed: AnyPath, options: ShardOptions, job: Job) -> tuple[Sorter, Counter[int]]:
@@ -148,7 +148,7 @@ def _cut(processed: AnyPath, job: Job, tars: list[Tar], key_format: str | None) 
     units = []
     with contextlib.ExitStack() as stack:
         rows = {split: stack.enter_context((job.spill / split).open(encoding="utf-8")) for split in SPLITS}
-        plan: IO[bytes] = stack.enter_context(publish(job.work / ROWS))
+        plan: IO[bytes] = stack.enter_context(publish(rows_path(job.output, job.token)))
         for tar in tars:
             offset, digest, frames, newest = plan.tell(), hashlib.sha256(), 0, 0
             for index, line in enumerate(islice(rows[tar.split], tar.count), tar.first):
@@ -158,10 +158,9 @@ def _cut(processed: AnyPath, job: Job, tars: list[Tar], key_format: str | None) 
                 digest.update(f"{key}\t{count}\t{npy_size}\t{seen}\n".encode())
                 plan.write(f"{key}\t{count}\t{place}\n".encode())
                 frames, newest = frames + int(count), max(newest, int(changed))
-            size = plan.tell() - offset
-            units.append(
-                Unit(tar, job.output, processed / tar.split, (offset, size), frames, digest.hexdigest(), newest)
-            )
+            span, path = (offset, plan.tell() - offset), rows_path(job.output, job.token)
+            folder = processed / tar.split
+            units.append(Unit(tar, job.output, folder, path, span, frames, digest.hexdigest(), newest))
     return units
 
 

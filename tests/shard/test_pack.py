@@ -438,7 +438,7 @@ def uninterrupted(linked: Make, tmp_path_factory: pytest.TempPathFactory) -> dic
     ("moment", "workers"),
     [
         (".tmp-spill-*", 1),
-        (".progress/rows", 1),
+        (".progress/rows-*", 1),
         (".progress/plan.json", 1),
         (".tmp-*-ds_00003.tar", 1),
         ("ds_00007.tar", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -76,6 +77,17 @@ def test_a_plan_of_other_triples_is_not_taken_up(triples: Path, tmp_path: Path) 
     assert pack(triples, out, options=ShardOptions(maxcount=2, overwrite=True)).samples == 8
 
 
+def test_what_is_refused_spoils_nothing_of_what_was_begun(triples: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack(triples, out, Share(part=1, of=2))
+    shutil.copytree(triples, tmp_path / "other")
+    shutil.copy(tmp_path / "other/train/k0.npy", tmp_path / "other/train/k1.npy")
+    with pytest.raises(InputError, match="of another run"):
+        pack(tmp_path / "other", out)
+    assert pack(triples, out).reused == 2
+    assert contents(out) == whole
+
+
 def test_a_whole_run_waits_for_no_share_but_says_so(triples: Path, tmp_path: Path) -> None:
     out, began, go_on = tmp_path / "out", threading.Event(), threading.Event()
 
@@ -127,7 +139,7 @@ def test_a_tar_that_is_lost_meanwhile_is_packed_again(triples: Path, whole: dict
 def test_rows_that_are_cut_off_give_no_short_tar(triples: Path, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(triples, out, Share(part=1, of=2))
-    rows = out / ".progress/rows"
+    (rows,) = (out / ".progress").glob("rows-*")
     rows.write_bytes(rows.read_bytes()[:-60])
     with pytest.raises(InputError, match=r"expected 2 rows of ds_00003\.tar .* found 1\n  run the same command again"):
         pack(triples, out)
