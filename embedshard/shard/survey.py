@@ -131,16 +131,16 @@ def _look_at_member(tar: memoryview | mmap.mmap, entry: Entry, changed: int) -> 
 
 
 def _loose(lot: Lot) -> Iterator[tuple[Entry, _Good | str]]:
-    reader = Reader(lot.folder)
-    for entry in lot.loose:
-        try:
-            require_whole(entry.parts)
-            pieces, npy_size, changed = reader.read(entry, HEAD)
-            yield entry, (inspect(pieces, npy_size), npy_size, changed)
-        except BadTripleError as error:
-            yield entry, str(error)
-        except OSError as error:
-            yield entry, f"cannot be read: {error.strerror}"
+    with Reader(lot.folder) as reader:
+        for entry in lot.loose:
+            try:
+                require_whole(entry.parts)
+                pieces, npy_size, changed = reader.read(entry, HEAD)
+                yield entry, (inspect(pieces, npy_size), npy_size, changed)
+            except BadTripleError as error:
+                yield entry, str(error)
+            except OSError as error:
+                yield entry, f"cannot be read: {error.strerror}"
 
 
 def _line(entry: Entry, split: str, found: _Good | str, options: ShardOptions) -> tuple[str, ...]:

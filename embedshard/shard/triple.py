@@ -67,6 +67,7 @@ class Reader:
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self._parts: dict[str, tuple[int, int]] = {}
+        self._opened: int | None = None
 
     def __enter__(self) -> Reader:
         return self
@@ -75,6 +76,8 @@ class Reader:
         for descriptor, _ in self._parts.values():
             os.close(descriptor)
         self._parts.clear()
+        if self._opened is not None:
+            os.close(self._opened)
 
     def read(self, entry: Entry, head: int = -1) -> tuple[dict[str, bytes], int, int]:
         """Read a triple.
@@ -97,11 +100,17 @@ class Reader:
                 pieces["txt" if part == "cap" else part], newest = self.range(entry.tar, place.offset, limit)
             return pieces, npy_size, newest
         for part in sorted(entry.parts):  # so that a `.txt` counts where there is a `.cap` too
-            data, size, changed = _read_file(f"{self.folder}/{entry.key}.{part}", head if part == "npy" else -1)
+            data, size, changed = _read_file(f"{entry.key}.{part}", head if part == "npy" else -1, self._open())
             pieces["txt" if part == "cap" else part] = data
             newest = max(newest, changed)
             npy_size = size if part == "npy" else npy_size
         return pieces, npy_size, newest
+
+    def _open(self) -> int:
+        """Give the folder's descriptor, from which a file is found sooner than by its whole path."""
+        if self._opened is None:
+            self._opened = os.open(str(self.folder), os.O_RDONLY)
+        return self._opened
 
     def range(self, tar: str, offset: int, size: int) -> tuple[bytes, int]:
         """Read a range of a part; gives it and when the part last changed, 0 where it lies on a storage.
@@ -239,9 +248,9 @@ def changed_at(stat: os.stat_result) -> int:
     return max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def _read_file(path: str, limit: int) -> tuple[bytes, int, int]:
+def _read_file(path: str, limit: int, folder: int | None = None) -> tuple[bytes, int, int]:
     """Read a file, or its beginning; gives that, its size, and when it last changed."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY, dir_fd=folder)
     try:
         stat = os.fstat(descriptor)
         wanted = stat.st_size if limit < 0 else min(limit, stat.st_size)
