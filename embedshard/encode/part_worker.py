@@ -347,8 +347,8 @@ class _Draft:
         path = self.processed / split / part_name(self.unit)
         old = self._old(path)
         keys = [sample.key for sample in self.samples if sample.key in self._places or sample.key in old]
-        if lost := [s.key for s in self.samples if s.key not in self._failures and s.key not in {*keys}]:
-            raise RuntimeError(f"unit {self.unit}: neither a triple nor a failure of {', '.join(lost[:5])}")
+        if lost := {sample.key for sample in self.samples} - self._failures.keys() - {*keys}:
+            raise RuntimeError(f"unit {self.unit}: neither a triple nor a failure of {', '.join(sorted(lost)[:5])}")
         size, sha256 = (self.before.bytes, self.before.sha256) if self.before else (0, "")
         if self._places:
             with publish(path, shared=True) as file:
