@@ -25,11 +25,11 @@ interop:  ## other libraries over our shards, with those that `make test` has no
 	.venv-interop/bin/python -m pytest -rs tests/load
 
 bench: $(READY)  ## every measurement that needs no GPU, in short
-	for name in decode pictures encode encode_bound memory prepare pack load access scale; do \
+	for name in decode pictures encode encode_bound memory prepare pack many load access scale; do \
 		$(BIN)/python bench/$$name.py --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) .venv-interop demo-out
+	rm -rf $(VENV) .venv-interop demo-out train-out
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -141,8 +141,8 @@ def _read(reader: Reader, line: str, newest: int) -> ReadTriple:
 
 def _read_loose(reader: Reader, key: str, frames: int, where: str) -> ReadTriple:
     changed, npy_size, parts, stem = where.split(",", 3)
-    name = json.loads(stem)
-    pieces, size, newest = reader.read(Entry(name, tuple(parts.split("+"))))
+    name = key if stem == f'"{key}"' else json.loads(stem)
+    pieces, size, newest = reader.read_loose(name, parts.split("+"))
     if newest > int(changed) or size != int(npy_size):
         raise BadTripleError(f"{name} has changed")
     return ReadTriple(key, frames, (pieces.get("json", b"{}"), pieces["npy"], pieces["txt"]))

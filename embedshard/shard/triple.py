@@ -92,25 +92,34 @@ class Reader:
         Raises:
             OSError: A file cannot be read.
         """
+        if not entry.tar:
+            return self.read_loose(entry.key, entry.parts, head)
         pieces, newest, npy_size = {}, 0, 0
-        if entry.tar:
-            for part, place in zip(entry.parts, entry.places, strict=True):
-                npy_size = place.size if part == "npy" else npy_size
-                limit = min(head, place.size) if part == "npy" and head >= 0 else place.size
-                pieces["txt" if part == "cap" else part], newest = self.range(entry.tar, place.offset, limit)
-            return pieces, npy_size, newest
-        for part in sorted(entry.parts):  # so that a `.txt` counts where there is a `.cap` too
-            data, size, changed = _read_file(f"{entry.key}.{part}", head if part == "npy" else -1, self._open())
-            pieces["txt" if part == "cap" else part] = data
-            newest = max(newest, changed)
-            npy_size = size if part == "npy" else npy_size
+        for part, place in zip(entry.parts, entry.places, strict=True):
+            npy_size = place.size if part == "npy" else npy_size
+            limit = min(head, place.size) if part == "npy" and head >= 0 else place.size
+            pieces["txt" if part == "cap" else part], newest = self.range(entry.tar, place.offset, limit)
         return pieces, npy_size, newest
 
-    def _open(self) -> int:
-        """Give the folder's descriptor, from which a file is found sooner than by its whole path."""
-        if self._opened is None:
+    def read_loose(self, stem: str, parts: Sequence[str], head: int = -1) -> tuple[dict[str, bytes], int, int]:
+        """Read a loose triple; see `read`.
+
+        Args:
+            stem: Its files' name without the ending.
+            parts: The endings, sorted, so that a `.txt` counts where there is a `.cap` too.
+            head: How much of its npy to read.
+        """
+        if self._opened is None:  # from there a file is found sooner than by its whole path
             self._opened = os.open(str(self.folder), os.O_RDONLY)
-        return self._opened
+        pieces, newest, npy_size = {}, 0, 0
+        for part in parts:
+            data, size, changed = _read_file(f"{stem}.{part}", head if part == "npy" else -1, self._opened)
+            pieces["txt" if part == "cap" else part] = data
+            if changed > newest:
+                newest = changed
+            if part == "npy":
+                npy_size = size
+        return pieces, npy_size, newest
 
     def range(self, tar: str, offset: int, size: int) -> tuple[bytes, int]:
         """Read a range of a part; gives it and when the part last changed, 0 where it lies on a storage.
@@ -253,8 +262,12 @@ def _read_file(path: str, limit: int, folder: int | None = None) -> tuple[bytes,
     descriptor = os.open(path, os.O_RDONLY, dir_fd=folder)
     try:
         stat = os.fstat(descriptor)
-        wanted = stat.st_size if limit < 0 else min(limit, stat.st_size)
-        return _read_whole(descriptor, 0, wanted), stat.st_size, changed_at(stat)
+        size = stat.st_size
+        wanted = size if limit < 0 else min(limit, size)
+        data = os.pread(descriptor, wanted, 0)
+        if len(data) < wanted:  # one call reads 2 GiB at most
+            data = _read_whole(descriptor, 0, wanted)
+        return data, size, changed_at(stat)
     finally:
         os.close(descriptor)
 
