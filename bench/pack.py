@@ -13,6 +13,7 @@ page cache:
 - `our writer`: the same arrays, dicts and texts through the tar writer that `encode` and `shard` use, hashed.
 - `tar cf`: GNU tar over the loose files' folder; nothing is sorted, checked, hashed or synced.
 - `cp`: of the parts; the same.
+- `cp, synced, hashed`: of the parts, then each synced and hashed, by `cp`, `sync` and `sha256sum`, as `packing` is.
 
 The ratios that begin with `packing_` are of the packing alone, the others of the whole command.
 """
@@ -93,6 +94,14 @@ def our_writer(output: Path, count: int) -> None:
         write_members(file, members())
 
 
+def copy_like_packing(parts: Path, output: Path) -> None:
+    """Copy parts, have them on the disk, and hash them."""
+    subprocess.run(["cp", "-r", parts, output], check=True)
+    copies = sorted((output / parts.name).iterdir())
+    subprocess.run(["sync", *copies], check=True)
+    subprocess.run(["sha256sum", *copies], check=True, stdout=subprocess.DEVNULL)
+
+
 def fresh(output: Path, run: Callable[[], Any]) -> Callable[[], Round]:
     """Give a contender that begins with an empty folder and a quiet disk."""
 
@@ -120,6 +129,7 @@ def main() -> None:
             "tar cf": lambda: subprocess.run(["tar", "cf", out / "a.tar", "-C", folder / "loose", "train"], check=True),
             "shard, parts": lambda: ours(folder / "parts", out, parts),
             "cp": lambda: subprocess.run(["cp", "-r", folder / "parts/train", out], check=True),
+            "cp, synced, hashed": lambda: copy_like_packing(folder / "parts/train", out),
             "ShardWriter": lambda: shard_writer(out, count),
             "our writer": lambda: our_writer(out, count),
         }
@@ -132,6 +142,7 @@ def main() -> None:
         "packing_vs_tar": ratio(found["tar cf"], found["packing, loose"]),
         "shard_vs_tar": ratio(found["tar cf"], found["shard, loose"]),
         "packing_parts_vs_cp": ratio(found["cp"], found["packing, parts"]),
+        "packing_parts_vs_cp_synced_hashed": ratio(found["cp, synced, hashed"], found["packing, parts"]),
         "shard_parts_vs_cp": ratio(found["cp"], found["shard, parts"]),
     }
     words = machine("webdataset", "numpy")
