@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from embedshard.engine import MakeWorker, local
+from embedshard.engine import MakeWorker, WorkerDiedError, local
 from embedshard.errors import InputError
 from embedshard.remote import AnyPath, RemoteError
 from embedshard.shard.dataset import Begin, Progress
@@ -80,11 +80,21 @@ class Share:
     of: int = 1
 
     def run(self, units: Iterable[Any], make_worker: MakeWorker, samples: int | None) -> Iterator[tuple[Any, Any]]:
-        """Run units of so many samples; None where that is unknown."""
+        """Run units of so many samples; None where that is unknown.
+
+        Raises:
+            InputError: Several workers died on one.
+        """
         slots = self.slots if samples is None else min(self.slots, max(1, samples // self.least))
         if isinstance(units, Sequence):
             slots = min(slots, len(units))
-        return self.engine(units, make_worker, slots)
+        for unit, outcome in self.engine(units, make_worker, slots):
+            if isinstance(outcome, WorkerDiedError):
+                raise InputError(
+                    f"{outcome}, as where memory is short\n  what is packed stays; run the same command again with "
+                    "fewer --workers or --slots"
+                ) from outcome
+            yield unit, outcome
 
 
 @dataclass(frozen=True)

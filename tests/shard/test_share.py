@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from embedshard.engine import Worker, each
 from embedshard.engine import ray as ray_engine
 from embedshard.errors import InputError
+from embedshard.shard import pack as pack_module
 from embedshard.shard import scan as scan_module
-from embedshard.shard.job import Share, read_state
+from embedshard.shard.job import Share, Unit, read_state
 from embedshard.shard.pack import ShardReport, shard
 from embedshard.shard.plan import ShardOptions
 from embedshard.shard.status import shard_status
@@ -145,6 +150,27 @@ def test_rows_that_are_cut_off_give_no_short_tar(triples: Path, whole: dict[str,
         pack(triples, out)
     assert pack(triples, out).samples == 7
     assert contents(out) == whole
+
+
+def kills_itself(slot: int) -> Worker:
+    def worker(units: Iterator[Unit]) -> Iterator[tuple[Unit, object]]:
+        for unit in units:
+            if unit.tar.name == "ds_00001.tar":
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield from each(pack_module._pack_tar)(iter([unit]))
+
+    return worker
+
+
+def test_a_worker_that_dies_again_and_again_is_an_error_that_says_so(
+    triples: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_module, "_packer", kills_itself)
+        with pytest.raises(InputError, match=r"died 3 times on it(?s:.*)fewer --workers"):
+            pack(triples, tmp_path / "out", Share(slots=2))
+    assert pack(triples, tmp_path / "out").samples == 7
+    assert contents(tmp_path / "out") == whole
 
 
 def test_records_of_another_plan_do_not_count(triples: Path, tmp_path: Path) -> None:
