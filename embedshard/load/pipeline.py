@@ -7,6 +7,7 @@ when it is due.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -62,12 +63,12 @@ class _Reader:
     def pick(self, turn: Turn) -> Iterator[Raw]:
         """Yield a worker's samples from mapped tars."""
         tars = Tars(self.shards, self.sizes, self.order.shuffle + self.order.window + _BLOCK)
-        skipped = self._skipped(turn)
-        for chunk in picks(self.order, turn.part, turn.epoch):
-            rest, skipped = chunk[skipped:], max(skipped - len(chunk), 0)
-            for start in range(0, len(rest), _BLOCK):
-                block = rest[start : start + _BLOCK]
-                yield from tars.read(block["tar"], self._rows(block["tar"], block["row"]))
+        with contextlib.closing(tars):
+            for chunk, following in _with_next(_skip(picks(self.order, turn.part, turn.epoch), self._skipped(turn))):
+                tars.fetch(np.concatenate([chunk["tar"], following["tar"]]))
+                for start in range(0, len(chunk), _BLOCK):
+                    block = chunk[start : start + _BLOCK]
+                    yield from tars.read(block["tar"], self._rows(block["tar"], block["row"]))
 
     def stream(self, turn: Turn) -> Iterator[Raw]:
         """Yield a worker's samples from tars that are read front to back."""
@@ -264,6 +265,24 @@ def make_dataset(
     reader = _Reader(order, options, shards, sizes, kept, model, joined, batch_size is not None)
     kind = NativeDataset if options.backend == "native" else WebdatasetPipeline
     return kind(reader, Position(order, shards.identity, options.rank, options.world_size))
+
+
+def _skip(chunks: Iterator[Array], count: int) -> Iterator[Array]:
+    """Leave out the first samples of some chunks."""
+    for chunk in chunks:
+        yield chunk[count:]
+        count = max(count - len(chunk), 0)
+
+
+def _with_next(chunks: Iterator[Array]) -> Iterator[tuple[Array, Array]]:
+    """Yield each chunk that is not empty, with the next such one; the last with an empty one."""
+    last: Array | None = None
+    for chunk in filter(len, chunks):
+        if last is not None:
+            yield last, chunk
+        last = chunk
+    if last is not None:
+        yield last, last[:0]
 
 
 def _any(embeddings: Array | dict[str, Array]) -> Array:

@@ -11,6 +11,7 @@ import mmap
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -138,11 +139,14 @@ class Tars:
         self._shards, self._counts, self._capacity = shards, counts, capacity
         self._open: OrderedDict[int, OpenTar] = OrderedDict()
         self._held = 0
+        self._coming: dict[int, Future[OpenTar]] = {}
+        self._fetcher = ThreadPoolExecutor(1, "tar")
 
     def __getitem__(self, number: int) -> OpenTar:
         """Give a tar, open."""
         if number not in self._open:
-            tar = OpenTar(self._shards, number)
+            coming = self._coming.pop(number, None)
+            tar = coming.result() if coming else OpenTar(self._shards, number)
             check_count(tar.name, self._counts[number], len(tar.keys))
             self._open[number] = tar
             self._held += len(tar.keys)
@@ -150,6 +154,20 @@ class Tars:
                 self._held -= len(self._open.popitem(last=False)[1].keys)
         self._open.move_to_end(number)
         return self._open[number]
+
+    def fetch(self, tars: npt.NDArray[Any]) -> None:
+        """Begin to fetch those of some tars that lie on a storage, while others are read.
+
+        Args:
+            tars: Their numbers.
+        """
+        for number in np.unique(tars).tolist():
+            if isinstance(self._shards.tars[number], Url) and number not in {**self._open, **self._coming}:
+                self._coming[number] = self._fetcher.submit(OpenTar, self._shards, number)
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+        self._fetcher.shutdown(wait=False, cancel_futures=True)
 
     def read(self, tars: npt.NDArray[Any], rows: npt.NDArray[Any]) -> Iterator[Raw]:
         """Yield samples.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import tracemalloc
 from inspect import signature
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from embedshard import remote
 from embedshard.errors import InputError
 from embedshard.load import load
+from embedshard.load import tars as tars_module
 from embedshard.remote import Url
 
 from .shards import CAPTIONS, triple, write_shards, write_tar
@@ -307,6 +309,27 @@ def test_shards_on_a_storage_stream_as_from_a_disk(tmp_path, bucket, workers, ba
     )
     for _ in range(2):
         assert sorted(keys(loader)) == expected
+
+
+def test_the_next_tar_of_a_storage_is_fetched_meanwhile_and_no_other(tmp_path, bucket, monkeypatch) -> None:
+    expected, fetched = write_shards(tmp_path, tars=4), []
+
+    def noting(tar, file, copy=tars_module.copy_blocks):
+        fetched.append(tar.name)
+        return copy(tar, file)
+
+    monkeypatch.setattr(tars_module, "copy_blocks", noting)
+    data = load(upload(tmp_path, bucket), backend="native")
+    fetched.clear()  # without tables, all were counted
+    stream = iter(data)
+    found = [next(stream)["key"]]
+    until = time.monotonic() + 20
+    while len(fetched) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert fetched == ["ds_00000.tar", "ds_00001.tar"]
+    assert found + keys(stream) == expected
+    assert fetched == [f"ds_{number:05d}.tar" for number in range(4)]
 
 
 @BACKENDS
