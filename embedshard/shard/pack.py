@@ -257,7 +257,7 @@ def _remove_leftovers(job: Job) -> None:
     remove_temporary(job.output)
     remove_temporary(job.work)
     for spill in job.output.glob(f"{_SPILL}*") if isinstance(job.output, Path) else ():
-        if spill != job.spill:
+        if spill.name != job.spill.name:
             shutil.rmtree(spill)
 
 
