@@ -146,6 +146,10 @@ class ShardDataset:
         return (key.decode() for name in self._names for key in self._tars.offsets(name)["key"].tolist())
 
     def _run(self, item: Item) -> _Run:
+        if isinstance(item, (bool, np.bool_)):
+            raise TypeError(
+                f"expected the number or the key of a sample, found {item}; of a mask: numpy.flatnonzero(mask)"
+            )
         number = self._find(item) if isinstance(item, str) else operator.index(item)
         if not -len(self) <= number < len(self):
             raise IndexError(f"no sample {number} in {self}")

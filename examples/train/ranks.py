@@ -31,6 +31,8 @@ def started(device: str = "auto") -> Iterator[torch.device]:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield chosen
+        if joins:
+            dist.barrier()  # a rank that leaves early ends what others are still reading from it
     finally:
         if joins:
             dist.destroy_process_group()

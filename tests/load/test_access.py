@@ -79,7 +79,7 @@ def test_numbers_slices_and_lists(folder) -> None:
     for wrong in (20, -21):
         with pytest.raises(IndexError, match=rf"no sample {wrong} in .*train: 8, val: 8, test: 4"):
             shards[wrong]
-    for wrong in (1.0, None, b"vid_000000001", [None], np.array([True])):
+    for wrong in (1.0, None, True, b"vid_000000001", [None], np.array([True])):
         with pytest.raises(TypeError):
             shards[wrong]
 
