@@ -31,9 +31,10 @@ from measure import Round, alternate, machine, median, parser, ratio, timed, wri
 from peer import ClipVideoEncode
 from stub import MEAN, STD, StubEncoder, StubModel
 
-from embedshard.encode.pipeline import EncodeOptions, cores
+from embedshard.encode.pipeline import EncodeOptions
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.run import encode
+from embedshard.engine.local import cores
 from embedshard.frames import Sampling, open_reader
 from embedshard.manifest import Manifest, SourceInfo, open_manifest, writing_manifest
 from embedshard.sample import Media, Sample, make_key

@@ -26,9 +26,10 @@ from stub import MEAN, STD
 
 from embedshard.encode.batch import Batcher
 from embedshard.encode.clip import ClipEncoder, ModelOptions
-from embedshard.encode.pipeline import EncodeOptions, cores
+from embedshard.encode.pipeline import EncodeOptions
 from embedshard.encode.preprocess import Preprocess
 from embedshard.encode.run import encode_by_all
+from embedshard.engine.local import cores
 from embedshard.errors import InputError
 from embedshard.frames import Sampling, open_reader, require_decoder
 

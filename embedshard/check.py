@@ -366,8 +366,11 @@ def _shard_samples(
 def _check_offsets(problems: Report, tar: AnyPath, local: Path) -> None:
     """Check that the idx of a tar, if it has one, says where its samples lie."""
     path = offsets_path(tar)
-    with contextlib.suppress(FileNotFoundError, ValueError), mapped(local) as data:  # damage is reported otherwise
-        if path.read_bytes() != offsets_bytes(walk_offsets(data).tolist()):
+    if not path.is_file():
+        return
+    idx = path.read_bytes()
+    with contextlib.suppress(ValueError), mapped(local) as data:  # damage is reported otherwise
+        if idx != offsets_bytes(walk_offsets(data).tolist()):
             problems.add(path.name, f"does not say where the samples of {tar.name} lie; make it anew with --repair")
 
 

@@ -65,7 +65,7 @@ def caption(manifest: Path | Url, out: Path, **given: Any) -> None:
     from embedshard.encode.caption import CaptionOptions
     from embedshard.encode.clip import ModelOptions, load_encoder
     from embedshard.encode.coca import Captioner
-    from embedshard.encode.pipeline import cores
+    from embedshard.engine.local import cores
     from embedshard.frames import require_decoder
 
     opened = manifest_of(manifest, out / "prepared", uncaptioned=True)

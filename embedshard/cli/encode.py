@@ -121,7 +121,8 @@ def encode(manifest: AnyPath, processed: AnyPath, **given: Any) -> None:
     tells from anywhere how far they are. PROCESSED may lie on a storage, s3://bucket/processed, and is then in parts.
     """
     from embedshard.encode.clip import device_names
-    from embedshard.encode.pipeline import EncodeOptions, cores
+    from embedshard.encode.pipeline import EncodeOptions
+    from embedshard.engine.local import cores
     from embedshard.frames import require_decoder
 
     opened = manifest_of(manifest, processed, given["dry_run"])

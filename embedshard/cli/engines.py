@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -163,17 +162,20 @@ def packers(given: dict[str, Any]) -> Iterator[Packers]:
     from embedshard.shard.job import Share
 
     part, of = given["part"] or (1, 1)
+    if given["engine"] == "local" and given["slots"]:
+        raise InputError("--slots is for --engine ray or slurm; processes of this machine are --workers")
     if given["engine"] == "ray":
         from embedshard.engine import ray
 
+        if given["workers"]:
+            raise InputError("--workers is for this machine alone; workers of a Ray cluster are --slots")
         with ray.connected(given["address"]) as resources:
             slots = given["slots"] or int(resources.get("CPU", 1))
             yield Share(partial(ray.run, options=ray.RayOptions()), slots, _PAYS, part, of)
         return
     from embedshard.engine import local
 
-    slots = given["workers"] or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Share(local.run, slots or 1, 1 if given["workers"] else _PAYS, part, of)
+    yield Share(local.run, given["workers"] or local.cores(), 1 if given["workers"] else _PAYS, part, of)
 
 
 def submit_to_slurm(context: click.Context, folder: AnyPath, tasks: int, words: Sequence[str] = ()) -> None:

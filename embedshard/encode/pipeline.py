@@ -7,7 +7,6 @@ fills batches and runs the models, and the writers.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections import deque
@@ -28,6 +27,7 @@ from embedshard.encode.resume import dataset_fields
 from embedshard.encode.text import SIMILARITY, CaptionEncoder, caption_similarity
 from embedshard.encode.work import Outcome, Problem, Work
 from embedshard.encode.worker import DecodeOptions, Done, Failed, Frames, Job, Message, Opened, decoded
+from embedshard.engine.local import cores
 from embedshard.frames import Sampling
 from embedshard.frames.plan import Indices
 from embedshard.remote import OutageError
@@ -377,11 +377,6 @@ class Pipeline:
             threads = cores() if behind and heavy else max(1, cores() - self._options.workers)
             if threads != torch.get_num_threads():
                 torch.set_num_threads(threads)
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _clips(media: _Media) -> list[Indices | str]:

@@ -17,11 +17,16 @@ from embedshard.engine import MakeWorker, WorkerDiedError
 from embedshard.engine.process import start_process
 from embedshard.errors import InputError
 
-__all__ = ["run"]
+__all__ = ["cores", "run"]
 
 _DEATHS = 3  # in a row, without a unit done, after which a slot is given up
 _TRIES = 3  # of a unit
 _WANT, _IDLE, _GO = "want", "idle", "go"
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(units: Iterable[Any], make_worker: MakeWorker, slots: int) -> Iterator[tuple[Any, Any]]:

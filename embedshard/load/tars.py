@@ -214,6 +214,8 @@ def _read_json(path: Path | Url) -> dict[str, Any]:
     """Read a table; an empty one where there is none that can be read."""
     try:
         found = json.loads(path.read_bytes())
+    except RemoteError:
+        raise
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

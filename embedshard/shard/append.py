@@ -17,7 +17,7 @@ from typing import IO, Any
 from embedshard.distinct import DistinctIds, id_hash
 from embedshard.errors import InputError
 from embedshard.processed import DatasetInfo, require_same_setting
-from embedshard.remote import AnyPath
+from embedshard.remote import AnyPath, RemoteError
 from embedshard.sample import SPLITS
 from embedshard.shard.job import Job
 from embedshard.shard.plan import ShardOptions, order_of, triple_key
@@ -100,6 +100,8 @@ def read_before(job: Job, options: ShardOptions, info: DatasetInfo | None) -> Be
         own, provenance = index["options"], index["provenance"]
     except FileNotFoundError:
         return None
+    except RemoteError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{output / INDEX} is damaged ({error!r}); shard anew into another folder") from error
     changed = [name for name in ("name", "key_format") if own[name] != getattr(options, name)]
@@ -169,6 +171,8 @@ def _keys(output: AnyPath, before: Before, media: IO[str]) -> Iterator[str]:
                     if name := media_id(meta):
                         media.write(json.dumps([name, record.split, f"{record.name}/{stem}"]) + "\n")
                     yield triple_key(_first_key(output / record.name, stem, meta)) if renamed else stem
+        except RemoteError:
+            raise
         except (OSError, ValueError, BadTripleError) as error:
             raise InputError(
                 f"{output / record.name} cannot be read: {error}\n"

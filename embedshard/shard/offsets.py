@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedshard.processed import read_npy_header
-from embedshard.remote import AnyPath, Url
+from embedshard.remote import AnyPath, RemoteError, Url
 from embedshard.shard.table import write_changed
 from embedshard.tar import index_members, mapped, padded_size
 
@@ -59,6 +59,8 @@ def read_offsets(tar: AnyPath) -> Offsets:
         offsets: Offsets = np.load(io.BytesIO(offsets_path(tar).read_bytes()), allow_pickle=False)
         if offsets.dtype == _dtype(offsets.dtype["key"].itemsize) and _end(offsets) == tar.stat().st_size:
             return offsets
+    except RemoteError:
+        raise
     except (FileNotFoundError, ValueError, KeyError, EOFError):
         pass
     if isinstance(tar, Url):

@@ -132,7 +132,7 @@ def shard(
     _require_apart(processed, output)
     source = _source(processed, output, options)
     with open_job(output, share or Share(slots=options.workers), progress, begin, source) as job:
-        return write_plan(job, lambda: scan(processed, options, job), processed, _packer, options)
+        return write_plan(job, lambda: scan(processed, options, job), processed, _packer, options.overwrite)
 
 
 @contextlib.contextmanager
@@ -150,7 +150,7 @@ def write_plan(
     make_plan: Callable[[], Plan],
     processed: AnyPath,
     make_packer: MakeWorker,
-    options: ShardOptions,
+    overwrite: bool,
 ) -> ShardReport:
     """Write the tars of a plan and their tables, or what a stopped run or another share left of them to write.
 
@@ -159,7 +159,7 @@ def write_plan(
         make_plan: Makes the plan, and its rows in `job.work`.
         processed: Where the triples are.
         make_packer: Makes what packs a unit (picklable for several workers).
-        options: `overwrite` and `maxcount` count.
+        overwrite: Remove other shards from the output.
 
     Raises:
         InputError: The output holds other shards.
@@ -170,7 +170,7 @@ def write_plan(
             _remove_leftovers(job)
         try:
             with exclusive(job.work, _PATIENCE):
-                plan, records = _planned(job, make_plan, processed, options.overwrite)
+                plan, records = _planned(job, make_plan, processed, overwrite)
             reused = len(records)
             try:
                 _pack(job, plan, records, make_packer)

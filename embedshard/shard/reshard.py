@@ -169,7 +169,7 @@ def reshard(
                 chosen = _choose(rows, job.spill, options, surveys[-1], said["embed_dim"])
             return _plan(chosen, job, options, surveys[-1], said)
 
-        shards = write_plan(job, make_plan, folders[0], partial(_packer, options.dtype), options)
+        shards = write_plan(job, make_plan, folders[0], partial(_packer, options.dtype), options.overwrite)
     survey = surveys[-1]
     return ReshardReport(shards, survey.found, survey.same, dict(survey.foreign), _notes(survey))
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from embedshard.engine import Worker, each
 from embedshard.errors import InputError
 from embedshard.processed import Entry, damaged_part, loose_entries, part_entries, part_paths
-from embedshard.remote import AnyPath
+from embedshard.remote import AnyPath, RemoteError
 from embedshard.sample import SPLITS
 from embedshard.shard.plan import ShardOptions, order_of, triple_key
 from embedshard.shard.rows import loose_place, part_place
@@ -113,6 +113,8 @@ def _in_part(lot: Lot) -> Iterator[tuple[Entry, _Good | str]]:
             changed = changed_at(local.stat()) if path is local else 0
             for entry in part_entries(tar, lot.part):
                 yield entry, _look_at_member(tar, entry, changed)
+    except RemoteError:
+        raise
     except (OSError, ValueError) as error:
         raise damaged_part(path, error) from error
 

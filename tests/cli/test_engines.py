@@ -75,6 +75,14 @@ def test_slurm_gets_the_command_again(prepared, tiny_model, monkeypatch):
     assert "#SBATCH --gpus=1" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "said"), [(("--slots", 2), "are --workers"), (("--engine", "ray", "--workers", 2), "are --slots")]
+)
+def test_shard_refuses_an_option_that_would_do_nothing(prepared, words, said):
+    (prepared / "processed/train").mkdir(parents=True)
+    assert said in run("shard", prepared / "processed", prepared / "shards", *words, code=1).output
+
+
 def test_a_slurm_array_shards(prepared, tiny_model, monkeypatch):
     encode(prepared, tiny_model)
     programs = prepared / "bin"

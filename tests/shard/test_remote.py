@@ -13,9 +13,11 @@ from embedshard.cli import main
 from embedshard.errors import InputError
 from embedshard.remote import RemoteError, Url
 from embedshard.shard.job import Share
+from embedshard.shard.offsets import read_offsets
 from embedshard.shard.pack import ShardReport, shard
 from embedshard.shard.plan import ShardOptions
 from embedshard.shard.status import shard_status
+from embedshard.shard.survey import Lot, make_surveyor
 
 from ..s3 import FaultyProxy
 from .conftest import to_parts
@@ -115,6 +117,20 @@ def test_an_outage_ends_the_run_and_the_next_goes_on(remote: Url, bucket: str, p
         pack(remote, out)
     proxy.unavailable = 0.0
     assert pack(remote, out).reused == 2
+
+
+def test_an_outage_is_not_told_as_damage(remote: Url, bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    pack(remote, Url(f"{bucket}/shards"))
+    proxy.unavailable = 1.0
+    lot = Lot(remote / "train", "part-000000.tar")
+    tar = Url(f"{bucket}/shards/ds_00000.tar")
+    for read in (lambda: next(iter(make_surveyor(OPTIONS, 0)(iter([lot]))))[1], lambda: read_offsets(tar)):
+        try:
+            found = read()
+        except RemoteError as error:
+            found = error
+        assert isinstance(found, RemoteError)
+        assert "damaged" not in str(found)
 
 
 def test_loose_triples_of_a_storage_are_refused(triples: Path, bucket: str, tmp_path: Path) -> None:
